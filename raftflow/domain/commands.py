@@ -232,7 +232,7 @@ class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """Exit code of a command; negative for a signal, as in `subprocess`."""
     error: str = ""
     result: bytes = b""
-    """JSON; empty for none."""
+    """JSON; empty for none. Of a parked attempt: what it waits for (`domain.tasks.children.ParkCondition`)."""
     duration_ms: int = 0
     cpu_ms: int = 0
     """CPU time of all its processes; 0 if it is not known."""
@@ -305,6 +305,45 @@ class RecordSteps(Command, frozen=True, tag="steps.record"):
     steps: tuple[StepToRecord, ...]
 
 
+class ChildTask(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A child in a `SpawnTasks`. One of the profiles that come with it tells what it runs."""
+
+    key: str
+    """Its key among the children of its parent."""
+    profile: int
+    """Index of its profile."""
+
+
+class SpawnTasks(Command, frozen=True, tag="tasks.spawn"):
+    """Add children to the workflow of a running attempt, all or nothing. Replies `TasksSpawned`.
+
+    A child that its parent has under this key already is found, and must be equal: so a repeated command changes
+    nothing. Refused if the attempt is over or is told to stop.
+    """
+
+    agent: str
+    incarnation: int
+    fence: int
+    """Of the attempt that asks."""
+    profiles: tuple[TaskSpec, ...]
+    """What the children run and want, without needs. Ids do not count."""
+    children: tuple[ChildTask, ...]
+
+
+class CancelChildren(Command, frozen=True, tag="tasks.cancel"):
+    """Cancel children of the task of a running attempt, with everything that they spawned. Replies `Done`.
+
+    What has ended, and what is no child of the task, is passed over.
+    """
+
+    agent: str
+    incarnation: int
+    fence: int
+    """Of the attempt that asks."""
+    children: tuple[int, ...]
+    """Their positions in the workflow."""
+
+
 class FireTimers(Command, frozen=True, tag="timers.fire"):
     """Fire every timer that is due at `at_ms`: back-offs, deadlines. Replies `Fired`."""
 
@@ -369,6 +408,8 @@ AnyCommand = (
     | OfferEnds
     | RecallAttempts
     | RecordSteps
+    | SpawnTasks
+    | CancelChildren
     | FireTimers
     | ContinueAgenda
     | RetireWorkflows

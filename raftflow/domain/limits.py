@@ -7,6 +7,22 @@ TASKS_PER_WORKFLOW_MAX = 100_000
 NEEDS_PER_TASK_MAX = 10_000
 EDGES_PER_WORKFLOW_MAX = 1_000_000
 
+TASKS_GROWN_MAX = 250_000
+"""Tasks of one workflow together with the children that its tasks spawned."""
+CHILDREN_PER_TASK_MAX = 100_000
+SPAWN_DEPTH_MAX = 10_000
+"""Ancestors of a child."""
+SPAWN_TASKS_MAX = 500
+"""Children in one command."""
+SPAWN_KEY_CHARS_MAX = 70
+"""Characters of the key of a child."""
+SPAWNED_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of what the children of one workflow run: commands, arguments and environments."""
+PARK_RANGES_MAX = 1_000
+"""Ranges of children that a parked task waits for."""
+IDLE_PARKS_MAX = 100
+"""Times in a row that a task may park although nothing that it waits for is open."""
+
 COMMAND_ARGS_MAX = 1_000
 SPEC_BYTES_MAX = 64 * 1024
 """Bytes of one task's command, arguments and environment together."""

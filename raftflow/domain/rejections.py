@@ -21,6 +21,8 @@ class RejectionCode(enum.StrEnum):
     """A limit of the system would be passed; may succeed later."""
     STALE_INCARNATION = "stale_incarnation"
     """The agent was declared lost, or another registration followed; it must register again."""
+    STALE_FENCE = "stale_fence"
+    """The attempt that asks is over, or is told to stop: whatever it asks for counts no more."""
     NAME_IN_USE = "name_in_use"
     """Another agent that is present has the name."""
     REQUEST_MISMATCH = "request_mismatch"

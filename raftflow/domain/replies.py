@@ -74,6 +74,14 @@ class StepsRecorded(_Reply, frozen=True, tag="steps"):
     verdicts: tuple[StepVerdict, ...]
 
 
+class TasksSpawned(_Reply, frozen=True, tag="spawned"):
+    """Where the children are in the workflow, in the order of the command, those that were there before included."""
+
+    positions: tuple[int, ...]
+    added: int
+    """How many of them are new."""
+
+
 class Fired(_Reply, frozen=True, tag="fired"):
     """How many timers fired."""
 
@@ -99,6 +107,7 @@ AnyReply = (
     | Placed
     | Reported
     | StepsRecorded
+    | TasksSpawned
     | Fired
     | Retired
     | Cleared

@@ -14,7 +14,7 @@ from raftflow.domain.contract.views import AuditLine
 _BEGINS = {"queued", "started", "backup_started"}
 _ENDS = {
     "released", "succeeded", "failed_retry", "failed_final", "agent_lost", "cancelled", "backup_ended", "moved",
-    "outgrown",
+    "outgrown", "parked",
 }  # fmt: skip
 _SUCCESSES = {"succeeded", "cached", "offered"}
 """`cached` has no attempt, and `offered` is the late word of one that had ended as lost."""

@@ -53,6 +53,24 @@ class LossHistoryRow(Protocol):
     def paired(self) -> bool: ...
 
 
+class SpawnOriginRow(Protocol):
+    """Where a child comes from (`tables.tasks.SpawnOrigin`)."""
+
+    @property
+    def parent(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+
+
+class FamilyRow(Protocol):
+    """The children of a task (`tables.tasks.Family`)."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def open(self) -> int: ...
+
+
 class TaskRow(Protocol):
     """A task and where it is in its life (`tables.tasks.Task`)."""
 
@@ -88,6 +106,10 @@ class TaskRow(Protocol):
     def cached(self) -> bool: ...
     @property
     def mishaps(self) -> LossHistoryRow | None: ...
+    @property
+    def origin(self) -> SpawnOriginRow | None: ...
+    @property
+    def family(self) -> FamilyRow | None: ...
 
 
 class ProfileRow(Protocol):

@@ -202,6 +202,53 @@ class Drive:
         (verdict,) = self.report(self.end(fence, outcome, **more), agent=agent)
         return verdict
 
+    def spawn(
+        self,
+        fence: int,
+        *keys: str,
+        specs: tuple[TaskSpec, ...] | None = None,
+        agent: str = "a1",
+        incarnation: int | None = None,
+        **each: Any,
+    ) -> Any:
+        """Spawn a child for each key, all alike or each with one of `specs`; returns positions, or a refusal."""
+        if incarnation is None:
+            incarnation = self.machine.state.agents[agent].incarnation
+        profiles = (
+            (TaskSpec(**{"id": "child", "program": CommandLine(("true",)), **each}),) if specs is None else specs
+        )
+        children = tuple(c.ChildTask(key, number % len(profiles)) for number, key in enumerate(keys))
+        self.last_spawn = c.SpawnTasks(
+            at_ms=self.now_ms,
+            actor=f"agent:{agent}",
+            agent=agent,
+            incarnation=incarnation,
+            fence=fence,
+            profiles=profiles,
+            children=children,
+        )
+        reply = self.do(self.last_spawn)
+        return reply if isinstance(reply, Rejection) else reply.positions
+
+    def cancel_children(self, fence: int, *positions: int, agent: str = "a1", incarnation: int | None = None) -> Any:
+        if incarnation is None:
+            incarnation = self.machine.state.agents[agent].incarnation
+        return self.do(
+            c.CancelChildren(
+                at_ms=self.now_ms,
+                actor=f"agent:{agent}",
+                agent=agent,
+                incarnation=incarnation,
+                fence=fence,
+                children=positions,
+            )
+        )
+
+    def park(self, fence: int, *ranges: tuple[int, int], mode: str = "all", agent: str = "a1") -> Any:
+        """Report that an attempt parked, and return the verdict."""
+        condition = msgspec.json.encode({"mode": mode, "children": ranges})
+        return self.finish(fence, "parked", agent=agent, result=condition)
+
     def offer(self, *ends: c.AttemptEnd, agent: str = "a1", incarnation: int | None = None) -> Any:
         """Offer results of a former incarnation and return the verdicts."""
         if incarnation is None:
@@ -278,8 +325,8 @@ class Drive:
     # --- looks
 
     def states(self, workflow_id: str = "wf-1") -> str:
-        """First letters of the tasks' states: Waiting Delayed rEady Queued Running Succeeded Failed Cancelled."""
-        letters = dict(zip(TaskState, "WDEQRSFC", strict=True))
+        """Letters of the tasks' states: Waiting Delayed rEady Queued Running Succeeded Failed Cancelled Parked."""
+        letters = dict(zip(TaskState, "WDEQRSFCP", strict=True))
         return "".join(letters[task.state] for task in self.machine.state.workflows[workflow_id].tasks)
 
     def state(self, workflow_id: str = "wf-1") -> str:

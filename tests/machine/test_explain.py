@@ -239,6 +239,14 @@ def _lost(drive):
     drive.register("a1", instance="i2")
 
 
+def _parked(drive):
+    drive.register("a1")
+    drive.submit()
+    (fence,) = drive.place(0)
+    drive.spawn(fence, "a", "b")
+    drive.park(fence)
+
+
 def _lost_alone(drive):
     _lost(drive)
     drive.remove("a2")
@@ -299,6 +307,7 @@ KINDS = {
     "no room": (_full, {}, "no-room", "none has room now: it wants 1.5 cpu, at most 0.5 is free on one"),
     "next": (_small, {}, "next", "an agent has room for it: it is placed with the next decision"),
     "queued": (_queued, {}, "queued", "assigned to a1 ahead of time, 1 before it in the queue there"),
+    "children": (_parked, {}, "children", "parked: waits for 2 of 2 children"),
     "nothing": (_running, {}, "", "attempt 1 runs on a1"),
 }
 

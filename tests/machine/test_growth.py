@@ -222,7 +222,7 @@ def test_an_open_snapshot_does_not_see_later_profiles(start):
     copy = Machine()
     copy.restore([drive.encoding()])
     assert [task.profile for task in copy.state.workflows["wf-1"].tasks] == [1, 2, 0]
-    assert copy.state.workflows["wf-1"].profiles == drive.machine.state.workflows["wf-1"].profiles
+    assert copy.state.workflows["wf-1"].profiles == tuple(drive.machine.state.workflows["wf-1"].profiles)
 
 
 def test_profiles_behind_the_head_of_a_snapshot_are_not_in_it(new_drive):

@@ -72,7 +72,7 @@ def _an_unknown_backup(drive):
 
 # t0 runs (fence 1), t1 is queued (2), t2 is delayed (3, on a2), t3 waits for t0, t4 is ready. wf-2 succeeded.
 FAULTS = {
-    "counts [": _set(_wf, "counts", [0] * 8),
+    "counts [": _set(_wf, "counts", [0] * len(TaskState)),
     "open tasks counted": _set(_wf, "open", 9),
     "2 tasks are queued or running, its limit is 1": _set(_wf, "max_parallel", 1),
     "tasks have not ended": _set(_wf, "finished_ms", 5),

@@ -47,6 +47,7 @@ AGENTS = st.sampled_from(["a1", "a2", "a3"])
 WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")
 OUTCOMES = st.sampled_from([outcome.value for outcome in AttemptOutcome])
 NUMBERS = st.integers(0, 30)
+KEYS = st.sets(st.sampled_from("abc"), min_size=1)
 
 
 @st.composite
@@ -400,6 +401,36 @@ class Model(RuleBasedStateMachine):
         if isinstance(reply, Rejection):
             return
         assert [verdict.fence for verdict in reply.verdicts] == [end.fence for end in agent.ends]
+
+    @precondition(lambda self: any(agent.running for agent in self.agents.values()))
+    @rule(
+        name=AGENTS, number=NUMBERS, keys=st.sets(st.sampled_from("abc"), min_size=1), cpu=st.sampled_from([500, 900])
+    )
+    def spawn(self, *, name: str, number: int, keys: set[str], cpu: int) -> None:
+        agent = self.agents.get(name)
+        if agent is None or not agent.running:
+            return
+        fence = list(agent.running)[number % len(agent.running)]
+        spec = TaskSpec(id="child", program=CommandLine(("true",)), resources={"cpu": cpu}, retries=number % 2)
+        children = tuple(c.ChildTask(key, 0) for key in sorted(keys))
+        stamp = {"agent": name, "incarnation": agent.incarnation, "fence": fence}
+        reply = self.do(c.SpawnTasks, profiles=(spec,), children=children, **stamp)
+        if isinstance(reply, Rejection):
+            known = {RejectionCode.STALE_INCARNATION, RejectionCode.STALE_FENCE, RejectionCode.REQUEST_MISMATCH}
+            assert reply.code in known, reply
+            return
+        found = self.machine.state.agents[name].live[fence][0]
+        tasks = [found.tasks[position] for position in reply.positions]
+        assert [task.id.rpartition(":")[2] for task in tasks] == sorted(keys)
+        if number % 3 == 0:
+            self.do(c.CancelChildren, children=reply.positions[:1], **stamp)
+
+    @precondition(lambda self: any(agent.running for agent in self.agents.values()))
+    @rule(name=AGENTS, number=NUMBERS)
+    def park(self, name: str, number: int) -> None:
+        agent = self.agents.get(name)
+        if agent is not None and agent.running:
+            agent.finish(list(agent.running)[number % len(agent.running)], "parked")
 
     @precondition(lambda self: self.gone)
     @rule(number=NUMBERS)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raftflow.chaos.checker.findings import Findings
     from raftflow.chaos.checker.history.records import RecordedWorkflow
 
-TASK_STATES = frozenset({"waiting", "ready", "running"}) | ENDED_STATES
+TASK_STATES = frozenset({"waiting", "ready", "running", "parked"}) | ENDED_STATES
 
 
 class TaskReadChecks:

@@ -21,7 +21,7 @@ class ShowProgress(Protocol):
 def describe(view: WorkflowView) -> str:
     """Return a workflow's state as a line of text."""
     counts = view.tasks
-    names = ("running", "ready", "waiting", "failed", "cancelled")
+    names = ("running", "ready", "waiting", "parked", "failed", "cancelled")
     parts = [f"{getattr(counts, name)} {name}" for name in names if getattr(counts, name)]
     done = f"{counts.succeeded}/{counts.total} succeeded"
     return f"{view.name}: {view.state}, {', '.join([done, *parts])}"

@@ -42,7 +42,7 @@ class TaskView(msgspec.Struct, kw_only=True):
     """What `task list` and `task show` print. Lists leave `history` empty."""
 
     id: str
-    state: Literal["waiting", "ready", "running", "succeeded", "failed", "cancelled"]
+    state: Literal["waiting", "ready", "running", "succeeded", "failed", "cancelled", "parked"]
     attempt: int
     """Number of the present or last attempt; 0 before the first."""
     agent: str | None = None
@@ -57,6 +57,10 @@ class TaskView(msgspec.Struct, kw_only=True):
     """Of the present attempt while it runs; lists leave it out."""
     cached: bool = False
     """It succeeded by the result of an equal task."""
+    parent: str | None = None
+    """The task that spawned it; None for a task that came with the workflow."""
+    children: int = 0
+    """Tasks that it has spawned."""
     backup: bool = False
     """A second attempt may start beside one that is late: then it may run twice at the same time."""
 
@@ -70,7 +74,7 @@ class TaskPage(msgspec.Struct, kw_only=True):
 
 WaitingKind = Literal[
     "", "needs", "equal-task", "back-off", "paused", "no-agent", "never-fits", "agents-away", "max-parallel",
-    "exclusive", "reserved", "avoids", "no-room", "next", "queued",
+    "exclusive", "reserved", "avoids", "no-room", "next", "queued", "children",
 ]  # fmt: skip
 """What a task waits for, empty if it does not wait.
 
@@ -88,6 +92,7 @@ WaitingKind = Literal[
     no-room       room on an agent
     next          the next decision: an agent has room
     queued        those before it in the queue of its agent
+    children      tasks that it has spawned
 """
 
 

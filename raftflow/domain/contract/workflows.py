@@ -18,6 +18,8 @@ class TaskCounts(msgspec.Struct, kw_only=True):
     waiting: int = 0
     cancelled: int = 0
     cached: int = 0
+    parked: int = 0
+    """Wait for children that they spawned, and hold nothing."""
 
 
 class WorkflowView(msgspec.Struct, kw_only=True):

@@ -42,7 +42,7 @@ def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
             wrong("env", f"{key[:80]!r} cannot be an environment variable")
     if task.cwd is not None and (not task.cwd or "\0" in task.cwd):
         wrong("cwd", "must be a path")
-    size = _payload_bytes(task)
+    size = payload_bytes(task)
     if size > limits.SPEC_BYTES_MAX:
         wrong(
             "command", f"command, arguments and environment take {size} bytes, the limit is {limits.SPEC_BYTES_MAX}"
@@ -144,7 +144,7 @@ def _check_duration(field: str, value_ms: int, least_ms: int, wrong: _Wrong) -> 
         wrong(field, f"must be {least_ms} to {limits.DURATION_MS_MAX} ms")
 
 
-def _payload_bytes(task: TaskSpec) -> int:
+def payload_bytes(task: TaskSpec) -> int:
     """Return about how many bytes the task carries to the agent."""
     size = task.program.size_bytes() + len(task.cwd or "")
     if task.env:

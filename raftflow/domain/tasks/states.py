@@ -9,6 +9,7 @@ of which is its *backup*: the first of them to succeed wins.
     ready     may run as soon as an agent has room
     queued    assigned ahead of time: waits in an agent's queue and holds nothing in the ledger
     running   assigned, and its demand is allocated on the agent
+    parked    its attempt ended to wait for children: it holds nothing, and runs again when they have ended
     succeeded, failed, cancelled   final, until the workflow is retried
 """
 
@@ -28,6 +29,7 @@ class TaskState(enum.IntEnum):
     SUCCEEDED = 5
     FAILED = 6
     CANCELLED = 7
+    PARKED = 8
 
 
 class TaskEvent(enum.IntEnum):
@@ -72,6 +74,10 @@ class TaskEvent(enum.IntEnum):
     """An equal task that is more urgent, or not paused, runs in its place."""
     AGENT_FAULT = 20
     """The agent could not do its part, so the attempt says nothing about the task; it costs no retry."""
+    PARKED = 21
+    """The attempt ended to wait for children; it costs no retry."""
+    CHILDREN_ENDED = 22
+    """The children that a parked task waits for have ended."""
 
 
 _S, _E = TaskState, TaskEvent
@@ -111,6 +117,10 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.RUNNING, _E.BACKUP_ENDED): _S.RUNNING,
     (_S.QUEUED, _E.OUTGROWN): _S.READY,
     (_S.RUNNING, _E.OUTGROWN): _S.READY,
+    (_S.QUEUED, _E.PARKED): _S.PARKED,
+    (_S.RUNNING, _E.PARKED): _S.PARKED,
+    (_S.PARKED, _E.CHILDREN_ENDED): _S.READY,
+    (_S.PARKED, _E.CANCELLED): _S.CANCELLED,
     (_S.READY, _E.OFFERED): _S.SUCCEEDED,
     (_S.DELAYED, _E.OFFERED): _S.SUCCEEDED,
     (_S.FAILED, _E.REVIVED_WAITING): _S.WAITING,
@@ -131,6 +141,7 @@ PUBLIC_NAME: dict[TaskState, str] = {
     TaskState.SUCCEEDED: "succeeded",
     TaskState.FAILED: "failed",
     TaskState.CANCELLED: "cancelled",
+    TaskState.PARKED: "parked",
 }
 """What users see: a delayed task waits, a queued one is ready."""
 
@@ -173,6 +184,9 @@ class AttemptOutcome(enum.StrEnum):
     SUPERSEDED = "superseded"
     """The task's other attempt decided: it succeeded first, or failed where no retry is left. Never reported by an
     agent."""
+    PARKED = "parked"
+    """It ended to wait for children of the task, which runs again when they have ended. Costs no retry. The
+    result says what it waits for (`domain.tasks.children`)."""
     FENCED = "fenced"
     """It belongs to a cluster of which this one is a restored copy. Its agent's report is refused, and the task runs
     again at no cost in retries. Never reported by an agent."""

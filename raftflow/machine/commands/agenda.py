@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.replies import Done
 from raftflow.machine.commands.agents import continue_removal
+from raftflow.machine.commands.children import continue_children
 from raftflow.machine.commands.workflows import continue_revival
 from raftflow.machine.rules.agenda import end_job
 from raftflow.machine.rules.cache import continue_needs
@@ -27,6 +28,7 @@ _PIECES: dict[JobKind, Callable[[ApplyContext, Workflow, AgendaJob], bool]] = {
     JobKind.MEET_NEEDS: continue_needs,
     JobKind.CANCEL_DOWNSTREAM: continue_downstream,
     JobKind.REQUEUE: continue_requeue,
+    JobKind.CANCEL_CHILDREN: continue_children,
 }
 """For each kind of job of a workflow: what does its next piece, and tells whether that was the last."""
 

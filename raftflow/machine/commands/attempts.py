@@ -12,7 +12,9 @@ from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX, RESULT_SMA
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.tasks.checks import result_problem
-from raftflow.domain.tasks.states import AttemptOutcome, TaskEvent, TaskState
+from raftflow.domain.tasks.states import FINAL, AttemptOutcome, TaskEvent, TaskState
+from raftflow.machine.commands.children import cancel_children
+from raftflow.machine.commands.parking import park, park_problem
 from raftflow.machine.rules import cache, growth, learning, ledger
 from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, part
 from raftflow.machine.rules.context import COALESCE_MIN, move
@@ -37,6 +39,7 @@ LOSSES_MAX = 100
 _RUNNING, _DONE = TaskState.RUNNING, TaskState.SUCCEEDED
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
 _CANCELLED, _MOVED = AttemptOutcome.CANCELLED, AttemptOutcome.MOVED
+_PARKS = AttemptOutcome.PARKED
 _SUCCEEDS, _NEEDS_MET = TaskEvent.SUCCEEDED, TaskEvent.NEEDS_MET
 _NEVER_REPORTED = frozenset(
     {AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED, AttemptOutcome.MOVED, AttemptOutcome.FENCED}
@@ -47,6 +50,8 @@ _FULL = (
     "until older workflows are forgotten"
 )
 _DOUBLINGS_MAX = 40
+_CONTINUED = frozenset({_PARKS, AttemptOutcome.OUTGROWN})
+"""The next attempt does what this one could not, at no cost in retries."""
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
 
 
@@ -174,6 +179,7 @@ def end_attempt(
     | agent_fault     | cancelled                           | ready; as failed in the end                 |
     | released        | cancelled                           | ready                                       |
     | outgrown        | cancelled                           | ready with more memory; at its limit failed |
+    | parked          | cancelled                           | parked; ready when its children have ended  |
 
     With `counts_loss` its agent was lost while it ran, and the loss counts against the task.
     """
@@ -190,12 +196,12 @@ def end_attempt(
         or error
         or (result and (len(result) > RESULT_SMALL_BYTES or result_problem(result) is not None))
     ):
-        outcome, error = _judged(step, attempt, end)
+        outcome, error = _judged(step, task, attempt, end)
     if agent.faults or outcome is not _SUCCEEDED:
         note_end(step, agent, outcome)
     if task.backup is not None:
-        if outcome is _SUCCEEDED:
-            decide(step, workflow, task, attempt, "succeeded first")
+        if outcome is _SUCCEEDED or (outcome is _PARKS and attempt.order != ORDER_STOP):
+            decide(step, workflow, task, attempt, f"{outcome.value} first")
         elif (
             told := _end_beside_another(step, workflow, task, attempt, end, outcome, error, counts_loss)
         ) is not None:
@@ -205,8 +211,9 @@ def end_attempt(
     if outcome is _SUCCEEDED:
         move(step, workflow, task, _SUCCEEDS, attempt)
         _take_result(step, workflow, task, profile, end)
-    elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
-        error = _grow(step, workflow, task, attempt, end)
+    elif outcome in _CONTINUED and attempt.order != ORDER_STOP:
+        take = park if outcome is _PARKS else _grow
+        error = take(step, workflow, task, attempt, end)
     else:
         _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value, counts_loss=counts_loss)
     if task.mishaps is not None:
@@ -235,7 +242,7 @@ def _is_full(step: ApplyContext, result: bytes) -> bool:
     return step.state.result_bytes + len(result) > limits.RESULTS_BYTES_MAX
 
 
-def _judged(step: ApplyContext, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
+def _judged(step: ApplyContext, task: Task, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
     """Return the outcome and the error of an attempt, whatever its agent says."""
     outcome, error = end.outcome, end.error
     if outcome is _SUCCEEDED:
@@ -249,6 +256,8 @@ def _judged(step: ApplyContext, attempt: Attempt, end: AttemptEnd) -> tuple[Atte
             return AttemptOutcome.MOVED, ""  # no fault to report, whatever the agent says
         if not error and attempt.order != ORDER_STOP:
             error = "the agent cancelled it without having been told to"
+    elif outcome is _PARKS and attempt.order != ORDER_STOP and (problem := park_problem(task, end.result)):
+        outcome, error = AttemptOutcome.FAILED, problem
     return outcome, error[: limits.ERROR_CHARS_MAX]
 
 
@@ -455,9 +464,15 @@ def _fall_back(step: ApplyContext, workflow: Workflow, task: Task) -> None:
 
 
 def _fail(step: ApplyContext, workflow: Workflow, task: Task) -> None:
-    """Do what the workflow says about a task that failed and has no retries left."""
-    if workflow.on_failure == "continue":
+    """Do what the workflow says about a task that failed and has no retries left; a child is its parent's matter."""
+    origin = task.origin
+    if origin is not None and workflow.tasks[origin.parent].state not in FINAL:
+        origin.handled = True
+        workflow.handled += 1
+        cancel_children(step, workflow, task)
+    elif workflow.on_failure == "continue":
         cancel_downstream(step, workflow, task)
+        cancel_children(step, workflow, task)
     elif not workflow.stopping and workflow.open:
         step.touch_workflow(workflow)
         workflow.stopping = True

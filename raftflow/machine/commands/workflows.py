@@ -13,7 +13,7 @@ from raftflow.domain.replies import Done, Retired, WorkflowAccepted
 from raftflow.domain.tasks.checks import check_task_values, check_workflow_values
 from raftflow.domain.tasks.feasibility import Shape, suits
 from raftflow.domain.tasks.preparation import facts_of, levels_of, without_redundant
-from raftflow.domain.tasks.states import TaskEvent, TaskState
+from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import (
     GraphProblem,
     TaskSpec,
@@ -162,12 +162,13 @@ def admit(step: ApplyContext, workflow: Workflow) -> None:
     if not workflow.caches:
         return
     if step.spend(ADMIT_STEPS * len(workflow.tasks)):
-        _admit(step, workflow, workflow.tasks)
+        admit_tasks(step, workflow, workflow.tasks)
     else:
         begin_job(step, workflow, AgendaJob(JobKind.REVIVE, workflow.id, cursor=len(workflow.tasks)))
 
 
-def _admit(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> None:
+def admit_tasks(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> None:
+    """Admit those of these tasks that are cached and need nothing (more)."""
     met = [task for task in tasks if task.state is TaskState.WAITING and task.open_needs == 0]
     cache.admit(step, workflow, met)
 
@@ -299,7 +300,7 @@ def _resume(step: ApplyContext, workflow: Workflow) -> Done:
 def _retry(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     if not workflow.finished_ms:
         return _conflict(workflow, "it has not ended yet; cancel it first to run it again")
-    if workflow.counts[TaskState.SUCCEEDED] == len(workflow.tasks):
+    if workflow.counts[TaskState.SUCCEEDED] == len(workflow.tasks) or workflow.state is WorkflowState.SUCCEEDED:
         return _conflict(workflow, "every task has succeeded, there is nothing to retry")
     full = limit_problem(step.state, len(workflow.tasks), new_workflow=False)
     if full is not None:
@@ -335,13 +336,15 @@ def continue_revival(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> 
         step.budget -= ADMIT_STEPS * len(met)
         first += len(met)
         job.cursor += len(met)
-        _admit(step, workflow, met)
+        admit_tasks(step, workflow, met)
     return first == len(tasks)
 
 
 def _revive(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> None:
     for task in tasks:
-        if task.state is not TaskState.SUCCEEDED:
+        if task.state is not TaskState.SUCCEEDED and _runs_again(workflow, task):
+            if task.state is TaskState.FAILED and task.origin is not None and task.origin.handled:
+                workflow.handled -= 1
             waits = task.open_needs or workflow.profiles[task.profile].cache is not None
             move(step, workflow, task, TaskEvent.REVIVED_WAITING if waits else TaskEvent.REVIVED_READY)
             task.failures = 0
@@ -349,6 +352,21 @@ def _revive(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> No
             task.mishaps = None
             task.finished_ms = 0
             task.detail = ""
+            if task.origin is not None:
+                task.origin.handled = False
+            if task.family is not None:
+                task.family.idle_parks = 0
+
+
+def _runs_again(workflow: Workflow, task: Task) -> bool:
+    """Tell whether a retry of its workflow revives a task without success.
+
+    It leaves a child alone if its parent settled that. Parents come before their children.
+    """
+    if task.origin is None:
+        return True
+    parent = workflow.tasks[task.origin.parent].state
+    return parent not in FINAL or (parent is TaskState.SUCCEEDED and not task.origin.handled)
 
 
 # --- retirement

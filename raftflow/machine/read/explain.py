@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import msgspec
 from raftflow.domain.contract.views import TaskExplanation, WaitingKind
 from raftflow.domain.tasks.feasibility import Shape, suits
 from raftflow.domain.tasks.resources import show_amount
-from raftflow.domain.tasks.states import PUBLIC_NAME, AgentState, TaskState
+from raftflow.domain.tasks.states import FINAL, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.commands.workflows import never_fits
 from raftflow.machine.read.preferences import avoided, budget
@@ -24,7 +25,7 @@ from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE,
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
     from raftflow.machine.tables.agents import Agent
-    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.tasks import Attempt, Family, Task
     from raftflow.machine.tables.workflows import Workflow
 
 WAITS_FOR_MAX = 100
@@ -69,6 +70,9 @@ def explain(
             waits_for = [f"{equal[0].id}/{equal[1].id}"]
     elif task.state is TaskState.READY:
         reason, waiting = _ready(machine, workflow, task, memory)
+    elif task.state is TaskState.PARKED and task.family is not None:
+        reason, waiting = _parked(task.family), "children"
+        waits_for = [workflow.tasks[position].id for position in islice(open_children(workflow, task), WAITS_FOR_MAX)]
     elif task.last is not None and not task.cached and task.state in _WITH_ATTEMPT:
         reason, waiting = _WITH_ATTEMPT[task.state](machine, task, task.last), _WAITING_KIND.get(task.state, "")
         if task.state is TaskState.RUNNING:
@@ -91,7 +95,22 @@ def explain(
 
 _PLACED = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.FAILED})
 _WAITING_KIND: dict[TaskState, WaitingKind] = {TaskState.DELAYED: "back-off", TaskState.QUEUED: "queued"}
-_PAUSABLE = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY, TaskState.QUEUED})
+_PAUSABLE = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY, TaskState.QUEUED, TaskState.PARKED})
+
+
+def _parked(family: Family) -> str:
+    if family.any_of:
+        return f"parked: waits for the first of {family.awaited} children"
+    return f"parked: waits for {family.awaited_open} of {family.awaited} children"
+
+
+def open_children(workflow: Workflow, task: Task) -> Iterator[int]:
+    """Yield the positions of the children that a parked task waits for and that have not ended."""
+    family = task.family
+    for first, last in () if family is None else family.awaits:
+        for child in workflow.tasks[first : last + 1]:
+            if child.origin is not None and child.origin.parent == task.position and child.state not in FINAL:
+                yield child.position
 
 
 def _delayed(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG001 - one signature for the table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.tasks.feasibility import NEAR_MAX
 from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.machine.rules.lateness import declared
 from raftflow.machine.rules.ledger import held_by
 from raftflow.machine.rules.stopping import under_way
 from raftflow.machine.tables.tasks import attempt_of, attempts_of
@@ -90,7 +91,6 @@ def holdings(machine: Machine, name: str) -> list[tuple[int, tuple[tuple[str, in
     for fence, (workflow, task) in agent.live.items():
         attempt = attempt_of(task, fence)
         if attempt.started_ms:
-            after = max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
             demand = tuple(held_by(agent, workflow.profiles[task.profile].shape).items())
-            held.append((attempt.started_ms + task.rank - after, demand))
+            held.append((attempt.started_ms + declared(workflow, task), demand))
     return held

@@ -117,6 +117,7 @@ def _workflow_view(workflow: Workflow) -> WorkflowView:
             waiting=counts[TaskState.WAITING] + counts[TaskState.DELAYED],
             cancelled=counts[TaskState.CANCELLED],
             cached=workflow.cached,
+            parked=counts[TaskState.PARKED],
         ),
         submitted_at=iso_utc(workflow.submitted_ms),
         finished_at=iso_utc_or_none(workflow.finished_ms),
@@ -199,6 +200,8 @@ def _task_view(workflow: Workflow, task: Task, *, history: bool) -> TaskView:
         backup=workflow.profiles[task.profile].backup,
         needs=[workflow.tasks[need].id for need in task.needs],
         history=[_attempt_view(attempt) for attempt in attempts_of(task)] if history else [],
+        parent=None if task.origin is None else workflow.tasks[task.origin.parent].id,
+        children=0 if task.family is None else task.family.count,
     )
 
 

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raftflow.domain.tasks.feasibility import AGE_STEP_MS, AgentRoom, ReadyTask, Urgency, fault_class
-from raftflow.domain.tasks.states import AgentState, TaskState
+from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
 from raftflow.machine.read.preferences import avoided, near, taken_away
+from raftflow.machine.tables.uploads import RANK_MAX
+
+RESUMED_RANK = 2 * RANK_MAX
+"""Of a task that was parked: it comes before what is fresh in its workflow, so that what was begun ends first."""
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
@@ -58,7 +62,7 @@ def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | Non
         task=task,
         shape=workflow.profiles[found.profile].shape,
         priority=workflow.priority,
-        rank=found.rank,
+        rank=found.rank if found.last is None or found.last.outcome is not AttemptOutcome.PARKED else RESUMED_RANK,
         number=workflow.number,
         age=workflow.submitted_ms // AGE_STEP_MS,
         lost=found.last is not None and taken_away(found.last),

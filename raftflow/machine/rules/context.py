@@ -26,18 +26,19 @@ from raftflow.domain.features import LEVEL, highest_need
 from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskState
 from raftflow.machine.rules.step_limits import STEP_LIMITS, StepLimits
 from raftflow.machine.tables.discard import Discarded
+from raftflow.machine.tables.tasks import is_awaited
 
 if TYPE_CHECKING:
     from raftflow.machine.tables.agents import Agent
     from raftflow.machine.tables.copy_on_write import CopyOnWrite
     from raftflow.machine.tables.state import State
-    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.tasks import Attempt, Family, SpawnOrigin, Task
     from raftflow.machine.tables.workflows import Workflow
 
 Transition = tuple[str, str, str, str, str, int, int, str]
 """The fields of `contract.AuditTransition`, which has the same encoding."""
 
-_READY = TaskState.READY
+_READY, _PARKED = TaskState.READY, TaskState.PARKED
 
 COALESCE_MIN = 1_000
 """From this many moves of tasks of one workflow on, one event reports all of them."""
@@ -206,8 +207,37 @@ def move(
         step.events.append(TaskNotReady(workflow.id, task.position))
     if row.opened:
         workflow.open += row.opened
+        if task.origin is not None:
+            _tell_parent(step, workflow, task, task.origin, row.opened)
         if workflow.open == 0 and not workflow.jobs:
             _finish(step, workflow)
+
+
+def _tell_parent(step: ApplyContext, workflow: Workflow, child: Task, origin: SpawnOrigin, opened: int) -> None:
+    """Count a child that has ended (-1), or runs again (1). A parked parent that has nothing to wait for goes on."""
+    parent = workflow.tasks[origin.parent]
+    family = parent.family
+    assert family is not None  # noqa: S101 - it has this child
+    step.touch_task(workflow, parent)
+    family.open += opened
+    if parent.state is _PARKED and is_awaited(family, child.position):
+        family.awaited_open += opened
+        # A task of a workflow that is being stopped stays as it is until it is cancelled.
+        if not workflow.stop_pending and (family.any_of or not family.awaited_open):
+            wake(step, workflow, parent, family)
+
+
+def wake(step: ApplyContext, workflow: Workflow, task: Task, family: Family) -> None:
+    """Make a parked task ready: what it waited for has ended."""
+    move(step, workflow, task, TaskEvent.CHILDREN_ENDED)
+    clear_awaits(family)
+
+
+def clear_awaits(family: Family) -> None:
+    """Note that a task is not parked any more. It has moved before."""
+    family.awaits = ()
+    family.any_of = False
+    family.awaited = family.awaited_open = 0
 
 
 @contextmanager

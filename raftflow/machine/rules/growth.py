@@ -57,8 +57,8 @@ def grow(step: ApplyContext, workflow: Workflow, profile: Profile, peak_mib: int
         if profiles[number] == grown:
             return number
     step.touch_workflow(workflow)
-    workflow.profiles = (*profiles, grown)
-    return len(profiles)
+    workflow.add_profiles((grown,))
+    return len(workflow.profiles) - 1
 
 
 def _largest(state: State, shape: Shape, otherwise_mib: int) -> int:

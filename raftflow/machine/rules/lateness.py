@@ -49,11 +49,17 @@ def expectation(state: State, workflow: WorkflowRow, task: TaskRow) -> Expectati
         mean_ms = max(known.mean_us // 1000, 1)
         late_ms = max(mean_ms + DEVIATIONS * (known.deviation_us // 1000), mean_ms * 3 // 2, PATIENCE_MIN_MS)
         return Expectation(mean_ms, late_ms, kind)
-    after = max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
-    declared_ms = task.rank - after
+    declared_ms = declared(workflow, task)
     if declared_ms == EXPECTED_DEFAULT_MS:  # what is taken if a task says nothing
         return None
     return Expectation(declared_ms, max(2 * declared_ms, PATIENCE_MIN_MS), None)
+
+
+def declared(workflow: WorkflowRow, task: TaskRow) -> int:
+    """Return what a task adds to the largest rank of what follows it: its expected time in ms."""
+    if task.origin is not None:
+        return task.rank - workflow.tasks[task.origin.parent].rank
+    return task.rank - max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
 
 
 def why_backup(state: State, workflow: Workflow, task: Task, attempt: Attempt, at_ms: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from raftflow.domain.tasks.states import TaskEvent, TaskState
 from raftflow.machine.rules import cache
 from raftflow.machine.rules.agenda import begin_job, end_job
-from raftflow.machine.rules.context import coalesce_events, move
+from raftflow.machine.rules.context import clear_awaits, coalesce_events, move
 from raftflow.machine.tables.agenda import AgendaJob, JobKind
 from raftflow.machine.tables.agents import DRAIN_OVER, REVOKED_FENCES_MAX
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP, attempt_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.tasks import Attempt, Task
     from raftflow.machine.tables.workflows import Workflow
 
-_NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY})
+_NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY, TaskState.PARKED})
 _LIVE = frozenset({TaskState.QUEUED, TaskState.RUNNING})
 
 
@@ -37,9 +37,12 @@ def under_way(workflow: WorkflowRow) -> int:
 
 def cancel_task(step: ApplyContext, workflow: Workflow, task: Task, why: str) -> None:
     """Cancel a task that has no live attempt."""
+    parked = task.state is TaskState.PARKED
     move(step, workflow, task, TaskEvent.CANCELLED)
     task.finished_ms = step.clock_ms
     task.detail = why
+    if parked and task.family is not None:
+        clear_awaits(task.family)
     if task.claim:
         cache.release_claim(step, workflow, task)
 
@@ -95,7 +98,7 @@ def stop_workflow(step: ApplyContext, workflow: Workflow, why: str) -> None:
         return
     with coalesce_events(step, workflow, workflow.counts[TaskState.READY], ready=False):
         for task in workflow.tasks:
-            _stop_task(step, workflow, task, why)
+            stop_task(step, workflow, task, why)
 
 
 def continue_stop(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> bool:
@@ -104,11 +107,12 @@ def continue_stop(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> boo
     step.budget -= len(piece)
     job.cursor += len(piece)
     for task in piece:
-        _stop_task(step, workflow, task, job.why)
+        stop_task(step, workflow, task, job.why)
     return job.cursor == len(workflow.tasks)
 
 
-def _stop_task(step: ApplyContext, workflow: Workflow, task: Task, why: str) -> None:
+def stop_task(step: ApplyContext, workflow: Workflow, task: Task, why: str) -> None:
+    """Cancel a task that has no live attempt, or tell its attempts to stop. One that has ended stays as it is."""
     if task.state in _NOT_STARTED:
         cancel_task(step, workflow, task, why)
     elif task.state in _LIVE:
@@ -119,7 +123,7 @@ def reach(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Stop a task of a blocked workflow now if a stop is pending: something else is about to happen to the task."""
     job = step.state.agenda.get(JobKind.STOP, workflow.id)
     if job is not None:
-        _stop_task(step, workflow, task, job.why)
+        stop_task(step, workflow, task, job.why)
 
 
 def cancel_downstream(step: ApplyContext, workflow: Workflow, failed: Task) -> None:

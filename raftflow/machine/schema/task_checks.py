@@ -31,7 +31,7 @@ def task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) -
         yield f"is {task.state.name} although {open_needs} of its needs have not succeeded"
     if not open_needs and task.state is TaskState.WAITING and not task.claim and not workflow.blocked:
         yield "waits although all its needs have succeeded"
-    if task.state in {TaskState.WAITING, TaskState.READY, TaskState.DELAYED}:
+    if task.state in {TaskState.WAITING, TaskState.READY, TaskState.DELAYED, TaskState.PARKED}:
         if (workflow.cancelled or workflow.stopping) and not workflow.blocked:
             yield f"is {task.state.name} although its workflow is being stopped"
         if not workflow.jobs and any(

@@ -39,7 +39,7 @@ def workflow_problems(workflow: Workflow) -> Iterator[str]:
         yield "paused although it has ended or is cancelled"
     if workflow.held != (workflow.paused or workflow.blocked):
         yield "is held although it is neither paused nor blocked, or the other way round"
-    if tuple([workflow.by_id.get(task.id) for task in workflow.tasks]) != workflow.tasks:
+    if [workflow.by_id.get(task.id) for task in workflow.tasks] != list(workflow.tasks):
         yield "the table of ids does not match its tasks"
     below: list[list[int]] = [[] for _ in workflow.tasks]
     for task in workflow.tasks:

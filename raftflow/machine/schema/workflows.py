@@ -8,10 +8,11 @@ import msgspec
 
 from raftflow.domain.tasks.states import LIVE_ATTEMPT, TaskState
 from raftflow.machine.schema.declaration import Counter, Frozen, Limit, Reason, Restoring, Saved, SnapshotError, Table
+from raftflow.machine.schema.family_checks import family_problems
 from raftflow.machine.schema.task_checks import fence_problems, task_problems
 from raftflow.machine.schema.workflow_checks import number_problems, workflow_problems
 from raftflow.machine.tables.copy_on_write import CHUNK, CHUNK_BITS, WorkflowRecord
-from raftflow.machine.tables.tasks import Profile, Task
+from raftflow.machine.tables.tasks import Profile, SpawnOrigin, Task
 from raftflow.machine.tables.workflows import Workflow
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _workflow_frames(copying: CopyOnWrite, workflow: Workflow) -> Iterator[Frame
     yield _WORKFLOW, head
     for first in range(0, profiles, _BATCH):
         yield _PROFILES, _encoder.encode(workflow.profiles[first : min(first + _BATCH, profiles)])
-    for chunk in range((len(workflow.tasks) + CHUNK - 1) >> CHUNK_BITS):
+    for chunk in range((copying.tasks_of(workflow) + CHUNK - 1) >> CHUNK_BITS):
         for part in copying.write_chunk(workflow, chunk):
             yield _TASKS, part
 
@@ -92,6 +93,7 @@ class WorkflowReader:
         workflow.warnings = record.warnings
         workflow.max_parallel = record.max_parallel
         workflow.facts = record.facts
+        workflow.spawned_bytes = record.spawned_bytes
         self._profiles, self._tasks = [], []
         self._profiles_expected, self._tasks_expected = record.profiles, record.tasks
 
@@ -116,6 +118,8 @@ class WorkflowReader:
                 task.position != len(self._tasks)
                 or not 0 <= task.profile < self._profiles_expected
                 or any(not 0 <= need < self._tasks_expected for need in (*task.needs, *task.waited))
+                or (task.origin is not None and not self._is_child(task, task.origin))
+                or (task.family is not None and not task.position < task.family.last < self._tasks_expected)
             ):
                 raise SnapshotError(f"{workflow.id}/{task.id}: refers to what is not there")
             self._tasks.append(task)
@@ -130,6 +134,15 @@ class WorkflowReader:
                 if task.state is not TaskState.RUNNING:
                     raise SnapshotError(f"{workflow.id}/{task.id}: {task.state.name.lower()} with a backup attempt")
                 self._restoring.live.append((task.backup.fence, workflow, task))
+
+    def _is_child(self, task: Task, origin: SpawnOrigin) -> bool:
+        """Tell whether what a child says of itself can be: parents and older children come before it."""
+        return (
+            0 <= origin.parent < task.position
+            and self._tasks[origin.parent].family is not None
+            and -1 <= origin.previous < task.position
+            and 0 <= origin.profile < self._profiles_expected
+        )
 
     def finish(self) -> None:
         """Enter the workflow that was begun last into its table."""
@@ -148,6 +161,8 @@ class WorkflowReader:
 def _problems(state: State, clock_ms: int) -> Iterator[str]:
     for workflow in state.workflows.values():
         for problem in workflow_problems(workflow):
+            yield f"workflow {workflow.id}: {problem}"
+        for problem in family_problems(workflow):
             yield f"workflow {workflow.id}: {problem}"
         for task in workflow.tasks:
             for problem in task_problems(state, workflow, task, clock_ms):

@@ -27,6 +27,8 @@ class JobKind(enum.StrEnum):
     """Cancels everything that needs a task that failed."""
     REQUEUE = "requeue"
     """Asks for queued attempts back, or lets them run, and decides again who runs among equal tasks."""
+    CANCEL_CHILDREN = "cancel_children"
+    """Cancels what a task that has ended, or was told to stop, has spawned, and what that has spawned."""
     REMOVE_AGENT = "remove_agent"
     """Ends the attempts of an agent that is gone."""
 
@@ -46,13 +48,14 @@ class AgendaJob(msgspec.Struct, array_like=True, gc=False, eq=False):
     subject: str
     """Id of the workflow, or name of the agent."""
     task: int = -1
-    """Position of the task that failed (`CANCEL_DOWNSTREAM`)."""
+    """Position of the task that failed (`CANCEL_DOWNSTREAM`), or whose children are cancelled (`CANCEL_CHILDREN`)."""
     why: str = ""
     """Detail of the tasks that are cancelled, error of the attempts that end."""
     cursor: int = 0
     """Position of the next task (`REVIVE`: counted on in the second pass), or index of the next of `positions`."""
     offset: int = 0
-    """How many dependents of the next of `positions` are done."""
+    """How many dependents of the next of `positions` are done. `CANCEL_CHILDREN`: 1 + the next child of it, 0 for the
+    newest one."""
     positions: list[int] = []
     """Tasks whose dependents are looked at."""
     order: int = ORDER_NONE

@@ -54,6 +54,7 @@ class WorkflowRecord(msgspec.Struct, array_like=True, frozen=True):
     tasks: int
     max_parallel: int | None
     facts: GraphFacts
+    spawned_bytes: int = 0
 
 
 class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -99,13 +100,14 @@ def encode_workflow(workflow: Workflow) -> bytes:
             len(workflow.tasks),
             workflow.max_parallel,
             workflow.facts,
+            workflow.spawned_bytes,
         )
     )
 
 
-def encode_chunk(workflow: Workflow, chunk: int) -> bytes:
-    """Encode one chunk of a workflow's tasks."""
-    return _encoder.encode(workflow.tasks[chunk << CHUNK_BITS : (chunk + 1) << CHUNK_BITS])
+def encode_chunk(workflow: Workflow, chunk: int, tasks: int) -> bytes:
+    """Encode one chunk of a workflow's first `tasks` tasks."""
+    return _encoder.encode(workflow.tasks[chunk << CHUNK_BITS : min((chunk + 1) << CHUNK_BITS, tasks)])
 
 
 def encode_agent(agent: Agent) -> bytes:
@@ -154,6 +156,7 @@ class CopyOnWrite:
     __slots__ = (
         "_agents",
         "_chunks",
+        "_grown",
         "_heads",
         "_heavy",
         "_profiles",
@@ -176,6 +179,8 @@ class CopyOnWrite:
         self._heads: dict[int, bytes] = {}
         self._profiles: dict[int, int] = {}
         """How many profiles a workflow had when its own fields were kept; more are only ever added behind them."""
+        self._grown: dict[int, int] = {}
+        """How many tasks a workflow had that has grown since; children are only ever added behind them."""
         self._agents: dict[int, bytes] = {}
 
     def before_task(self, workflow: Workflow, task: Task) -> None:
@@ -184,10 +189,13 @@ class CopyOnWrite:
         key = (number, position >> CHUNK_BITS)
         if number > self.last_number or key in self._chunks or (number, position) <= self.cursor:
             return
+        tasks = self.tasks_of(workflow)
+        if position >= tasks:
+            return
         heavy = self._heavy.get(key)
         if heavy is None:
             if not _is_heavy(workflow, key[1]):
-                self._chunks[key] = encode_chunk(workflow, key[1])
+                self._chunks[key] = encode_chunk(workflow, key[1], tasks)
                 return
             heavy = self._heavy[key] = {}
         if position not in heavy:
@@ -199,6 +207,15 @@ class CopyOnWrite:
         if number <= self.last_number and (number, HEAD) > self.cursor and number not in self._heads:
             self._heads[number] = encode_workflow(workflow)
             self._profiles[number] = len(workflow.profiles)
+
+    def before_growth(self, workflow: Workflow) -> None:
+        """Keep how many tasks the workflow has, before children are added behind them."""
+        if workflow.number <= self.last_number:
+            self._grown.setdefault(workflow.number, len(workflow.tasks))
+
+    def tasks_of(self, workflow: Workflow) -> int:
+        """Return how many tasks of a workflow belong to the snapshot."""
+        return self._grown.get(workflow.number, len(workflow.tasks)) if self._grown else len(workflow.tasks)
 
     def before_agent(self, agent: Agent) -> None:
         """Keep the agent as it is, if the snapshot still needs it."""
@@ -217,20 +234,21 @@ class CopyOnWrite:
 
     def write_chunk(self, workflow: Workflow, chunk: int) -> Iterator[bytes]:
         """Take a chunk of tasks for the snapshot, a heavy one in parts; entries may be applied between two."""
-        key, end = (workflow.number, chunk), (chunk + 1) << CHUNK_BITS
+        key, tasks = (workflow.number, chunk), self.tasks_of(workflow)
+        end = min((chunk + 1) << CHUNK_BITS, tasks)
         if key in self._heavy or (key not in self._chunks and _is_heavy(workflow, chunk)):
-            yield from self._write_heavy(workflow, chunk)
+            yield from self._write_heavy(workflow, chunk, end)
             return
         self.cursor = (workflow.number, end - 1)
         kept = self._chunks.pop(key, None)
-        yield encode_chunk(workflow, chunk) if kept is None else kept
+        yield encode_chunk(workflow, chunk, tasks) if kept is None else kept
 
-    def _write_heavy(self, workflow: Workflow, chunk: int) -> Iterator[bytes]:
+    def _write_heavy(self, workflow: Workflow, chunk: int, end: int) -> Iterator[bytes]:
         tasks, number = workflow.tasks, workflow.number
         changed = self._heavy.setdefault((number, chunk), {})
         parts: list[bytes] = []
         size = 0
-        for position in range(chunk << CHUNK_BITS, min((chunk + 1) << CHUNK_BITS, len(tasks))):
+        for position in range(chunk << CHUNK_BITS, end):
             part = changed.pop(position, b"") or _encoder.encode(tasks[position])
             self.cursor = (number, position)
             parts.append(part)

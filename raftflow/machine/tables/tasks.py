@@ -10,8 +10,12 @@ Rows are encoded as they are into snapshots, so a new field goes to the end and 
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from sys import maxsize
+
 import msgspec
 
+from raftflow.domain.tasks.children import Positions
 from raftflow.domain.tasks.feasibility import Shape
 from raftflow.domain.tasks.program import Program
 from raftflow.domain.tasks.states import AttemptOutcome, TaskState
@@ -68,6 +72,41 @@ class LossHistory(msgspec.Struct, array_like=True, gc=False, eq=False):
     """Attempts that were the fault of their agents, since it was submitted or retried (`attempts`)."""
 
 
+class SpawnOrigin(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """Where a child comes from."""
+
+    parent: int
+    """Position of its parent, which is smaller than its own."""
+    depth: int
+    """Number of its ancestors."""
+    profile: int
+    """The profile with which it was spawned: an equal child of this key is the same child."""
+    previous: int
+    """Position of the child that its parent spawned before it, -1 for the first."""
+    handled: bool = False
+    """That it failed or was cancelled is its parent's matter: its parent was open then, or cancelled it."""
+
+
+class Family(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """The children of a task, and those of them that it waits for."""
+
+    last: int = -1
+    """Position of the newest child: the beginning of the chain `SpawnOrigin.previous`."""
+    count: int = 0
+    open: int = 0
+    """Those that have not ended."""
+    awaits: Positions = ()
+    """What the parked task waits for: ranges of positions. Those in them that are no children do not count."""
+    any_of: bool = False
+    """It waits for the first of them, not for all."""
+    awaited: int = 0
+    """Children in these ranges."""
+    awaited_open: int = 0
+    """Those of them that have not ended."""
+    idle_parks: int = 0
+    """Times in a row that it parked although nothing that it waited for was open."""
+
+
 class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     """A task and where it is in its life."""
 
@@ -109,11 +148,22 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     """Those of its needs that it waits for, where some are redundant (`domain.preparation`); None for all."""
     mishaps: LossHistory | None = None
     """None while there is nothing to tell."""
+    origin: SpawnOrigin | None = None
+    """None for a task that came with the workflow."""
+    family: Family | None = None
+    """None for a task without children."""
 
     @property
     def waited(self) -> tuple[int, ...]:
         """Positions of the tasks whose success it waits for."""
         return self.needs if self.waits is None else self.waits
+
+
+def is_awaited(family: Family, position: int) -> bool:
+    """Tell whether a position is in the ranges that a parked task waits for."""
+    awaits = family.awaits
+    found = bisect_right(awaits, (position, maxsize)) - 1
+    return found >= 0 and position <= awaits[found][1]
 
 
 def attempt_of(task: Task, fence: int) -> Attempt:

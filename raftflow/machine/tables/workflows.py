@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
 from raftflow.domain.tasks.preparation import NO_FACTS, GraphFacts
-from raftflow.domain.tasks.states import TaskState, WorkflowState
+from raftflow.domain.tasks.states import FINAL, TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import OnFailure
 from raftflow.machine.tables.steps import WorkflowSteps
 from raftflow.machine.tables.tasks import Profile, Task
 
-_NOT_STARTED = (TaskState.WAITING, TaskState.DELAYED, TaskState.READY)
+_NOT_STARTED = (TaskState.WAITING, TaskState.DELAYED, TaskState.READY, TaskState.PARKED)
 _WITHOUT_SUCCESS = (TaskState.FAILED, TaskState.CANCELLED)
+
+
+_Row = TypeVar("_Row")
+
+
+def _extended(rows: Sequence[_Row], more: Sequence[_Row]) -> Sequence[_Row]:
+    """Return a list with more rows. It is the same list, so that to grow costs in proportion to what is added."""
+    found = rows if isinstance(rows, list) else list(rows)
+    found.extend(more)
+    return found
 
 
 class Workflow(msgspec.Struct, gc=False, eq=False):
@@ -42,7 +53,8 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """Most of its tasks that may be queued or running."""
     profiles: Sequence[Profile] = ()
     tasks: Sequence[Task] = ()
-    """This and others are tuples: the garbage collector skips them, unlike lists."""
+    """This and others are tuples: the garbage collector skips them, unlike lists. They become lists when the workflow
+    grows."""
     by_id: dict[str, Task] = msgspec.field(default_factory=dict)
     dependents: Sequence[Sequence[int]] = ()
     """For each task the positions of those that wait for it, in order."""
@@ -68,6 +80,10 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """None of its tasks may be placed: it is paused or blocked."""
     steps: WorkflowSteps | None = None
     """Records of the durable steps of its tasks, None without one."""
+    handled: int = 0
+    """Children that failed while their parents were open: they do not make the workflow a failed one."""
+    spawned_bytes: int = 0
+    """Bytes of what its children run."""
 
     @property
     def stop_pending(self) -> bool:
@@ -101,10 +117,26 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
         if self.finished_ms or ended:
             if self.cancelled:
                 return WorkflowState.CANCELLED
-            return WorkflowState.FAILED if self.counts[TaskState.FAILED] else WorkflowState.SUCCEEDED
+            return WorkflowState.FAILED if self.counts[TaskState.FAILED] > self.handled else WorkflowState.SUCCEEDED
         if self.paused:
             return WorkflowState.PAUSED
         return WorkflowState.RUNNING if self.placed else WorkflowState.PENDING
+
+    def grow(self, tasks: Sequence[Task], profiles: Sequence[Profile]) -> None:
+        """Add children, none of which has ended, and what they run. The caller has kept the workflow as it was."""
+        self.add_profiles(profiles)
+        self.tasks = _extended(self.tasks, tasks)
+        self.dependents = _extended(self.dependents, [()] * len(tasks))
+        self.open += len(tasks)
+        counts, by_id = self.counts, self.by_id
+        for task in tasks:
+            by_id[task.id] = task
+            counts[task.state] += 1
+
+    def add_profiles(self, profiles: Sequence[Profile]) -> None:
+        """Add profiles behind the others."""
+        if profiles:
+            self.profiles = _extended(self.profiles, profiles)
 
     def index_tasks(self) -> None:
         """Build everything that follows from the tasks: lookups, dependents, counts."""
@@ -112,11 +144,13 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
         self.by_id = {task.id: task for task in self.tasks}
         dependents: list[list[int]] = [[] for _ in self.tasks]
         counts = [0] * len(TaskState)
-        self.backups = 0
+        self.backups = self.handled = 0
         for task in self.tasks:
             counts[task.state] += 1
             if task.backup is not None:
                 self.backups += 1
+            if task.origin is not None and task.origin.handled and task.state is TaskState.FAILED:
+                self.handled += 1
             for need in task.waited:
                 dependents[need].append(task.position)
         self.dependents = tuple([tuple(positions) for positions in dependents])
@@ -124,4 +158,4 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
         self.result_bytes = sum([len(task.result) for task in self.tasks])
         self.cached = sum(task.cached for task in self.tasks)
         self.caches = any(profile.cache is not None for profile in self.profiles)
-        self.open = len(self.tasks) - sum(counts[TaskState.SUCCEEDED :])
+        self.open = len(self.tasks) - sum([counts[state] for state in FINAL])

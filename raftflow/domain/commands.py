@@ -333,7 +333,7 @@ class SpawnTasks(Command, frozen=True, tag="tasks.spawn"):
 class CancelChildren(Command, frozen=True, tag="tasks.cancel"):
     """Cancel children of the task of a running attempt, with everything that they spawned. Replies `Done`.
 
-    What has ended, and what is no child of the task, is passed over.
+    Tasks that have ended, and tasks of other parents, stay as they are.
     """
 
     agent: str

@@ -22,7 +22,7 @@ class RejectionCode(enum.StrEnum):
     STALE_INCARNATION = "stale_incarnation"
     """The agent was declared lost, or another registration followed; it must register again."""
     STALE_FENCE = "stale_fence"
-    """The attempt that asks is over, or is told to stop: whatever it asks for counts no more."""
+    """The attempt that asks is over, or is told to stop: what it asks for has no effect."""
     NAME_IN_USE = "name_in_use"
     """Another agent that is present has the name."""
     REQUEST_MISMATCH = "request_mismatch"

@@ -161,6 +161,7 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
     yield from online(stamp)
     yield from faults(stamp)
+    yield from families(stamp)
     yield (c.ContinueAgenda(**stamp()),)
 
 
@@ -307,6 +308,30 @@ def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         c.DrainAgent(**stamp(), name="c1"),
         c.ForgetAgent(**stamp(), name="a2"),
     )
+
+
+def families(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield a task that spawns children, cancels one of them, and is left parked; one child has failed."""
+    root = TaskSpec(id="root", program=CommandLine(("grow",)))
+    child = replace(root, id="x", program=PythonCall("package.module:function", b"[2]"), retries=1)
+    yield (
+        c.RegisterAgent(**stamp(), name="g1", instance="i", capacity={"cpu": 4_000, "memory": 4_096}),
+        c.SubmitWorkflow(**stamp(), workflow_id="wf-18", spec=WorkflowSpec(name="family", tasks=(root,))),
+        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-18", 0, "g1", 8),)),
+    )
+    children = tuple(c.ChildTask(key, number % 2) for number, key in enumerate("abcd"))
+    own = {"agent": "g1", "incarnation": 8, "fence": 12}
+    yield (
+        c.SpawnTasks(**stamp(), **own, profiles=(root, child), children=children),
+        c.SpawnTasks(**stamp(), **own, profiles=(child,), children=(c.ChildTask("a", 0), c.ChildTask("e", 0))),
+        c.CancelChildren(**stamp(), **own, children=(4, 9)),
+        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-18", 1, "g1", 8),)),
+    )
+    ends = (
+        c.AttemptEnd(12, "wf-18", "root", AttemptOutcome.PARKED, 0, "", b'{"children":[[1,3]]}', 5),
+        _failed(13, "wf-18", "root:a"),
+    )
+    yield (c.ReportAttempts(**stamp(), agent="g1", incarnation=8, ends=ends),)
 
 
 def _steps(fence: int) -> tuple[c.StepToRecord, ...]:

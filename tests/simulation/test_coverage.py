@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import raftflow.simulation
-from raftflow.domain.commands import AnyCommand, RecordSteps
+from raftflow.domain.commands import AnyCommand, CancelChildren, RecordSteps, SpawnTasks
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Cleared, Done, EndVerdict, Fired, Placed, Reported, Retired, WorkflowAccepted
 from raftflow.simulation import run
@@ -27,7 +27,9 @@ SEEDS = [*range(27), *(seed for seed in range(27, 600) if FAMILIES[seed % len(FA
 """Within these everything must be seen; about fifty are enough. What is rare comes in the families at the end."""
 DISK_EFFECTS = frozenset(FAULT_KINDS["failing disk"].effects)
 
-NOT_SIMULATED: dict[type, str] = {RecordSteps: "simulated programs do not speak to their agents"}
+NOT_SIMULATED: dict[type, str] = dict.fromkeys(
+    (RecordSteps, SpawnTasks, CancelChildren), "simulated programs do not speak to their agents"
+)
 """Commands that no run shows with an effect, each with the reason."""
 
 SENT_BY_THE_CODE_UNDER_TEST = {

@@ -44,7 +44,7 @@ class ParkCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     mode: Literal["all", "any"] = "all"
     """Until all of these children have ended, or until one has."""
     children: Positions = ()
-    """Where they are in the workflow; empty for all children of the task. What is no child of it does not count."""
+    """Where they are in the workflow; empty for all children of the task. Other tasks in the ranges do not count."""
 
 
 _decoder = msgspec.json.Decoder(ParkCondition)

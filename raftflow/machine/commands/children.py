@@ -2,7 +2,7 @@
 
     the parent                   its children
     fails, with retries left     go on; the next attempt finds them
-    fails for good               are cancelled
+    fails, with none left        are cancelled
     is cancelled                 are cancelled
     succeeds                     go on; the workflow ends when they have ended
     asks for it                  those that it names are cancelled
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def find_caller(step: ApplyContext, command: SpawnTasks | CancelChildren) -> tuple[Workflow, Task] | Rejection:
-    """Return the task whose running attempt asks for something, or refuse it: its attempt counts no more."""
+    """Return the task whose running attempt asks for something, or a refusal: its attempt is over."""
     agent = step.state.agents.get(command.agent)
     if agent is None or agent.incarnation != command.incarnation or not agent.present:
         return Rejection(

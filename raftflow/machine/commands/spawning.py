@@ -216,7 +216,7 @@ def _add(  # noqa: PLR0917 - the parts of a command that was found to be in orde
 def _number_profiles(
     workflow: Workflow, parent: Task, fresh: list[_Fresh], made: list[Profile]
 ) -> tuple[dict[int, int], list[Profile]]:
-    """Return the number in the workflow of each profile that is used, and those that are to be added.
+    """Return the number in the workflow of each profile that is used, and the profiles that are missing there.
 
     Only the newest profile and that of the parent are compared with: to compare with all would take long.
     """

@@ -96,7 +96,7 @@ class Family(msgspec.Struct, array_like=True, gc=False, eq=False):
     open: int = 0
     """Those that have not ended."""
     awaits: Positions = ()
-    """What the parked task waits for: ranges of positions. Those in them that are no children do not count."""
+    """What the parked task waits for: ranges of positions. Other tasks in them do not count."""
     any_of: bool = False
     """It waits for the first of them, not for all."""
     awaited: int = 0

@@ -14,6 +14,7 @@ from raftflow.domain.replies import (
     Reported,
     Retired,
     StepsRecorded,
+    TasksSpawned,
     WorkflowAccepted,
 )
 
@@ -36,6 +37,8 @@ def has_effect(reply: AnyReply) -> bool:
             return any(verdict.verdict == "accepted" for verdict in reply.verdicts)
         case StepsRecorded():
             return any(verdict.verdict == "recorded" for verdict in reply.verdicts)
+        case TasksSpawned():
+            return reply.added > 0
         case Fired() | Cleared():
             return reply.count > 0
         case Retired():

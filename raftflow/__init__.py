@@ -11,6 +11,7 @@ _MODULES = {
     "AsyncRun": "raftflow.client",
     "AsyncWorkflowRun": "raftflow.client",
     "BadAnswer": "raftflow.client.errors",
+    "CallRefused": "raftflow.sdk.attempt_socket",
     "Client": "raftflow.client",
     "ClientError": "raftflow.sdk.errors",
     "Context": "raftflow.sdk.context",

@@ -13,6 +13,7 @@ from raftflow.client.errors import TaskFailed as TaskFailed
 from raftflow.client.errors import Unreachable as Unreachable
 from raftflow.client.errors import WaitTimeout as WaitTimeout
 from raftflow.client.errors import WorkflowFailed as WorkflowFailed
+from raftflow.sdk.attempt_socket import CallRefused as CallRefused
 from raftflow.sdk.builder import TaskRef as TaskRef
 from raftflow.sdk.builder import Workflow as Workflow
 from raftflow.sdk.context import Context as Context

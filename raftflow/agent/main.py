@@ -17,6 +17,7 @@ import msgspec
 from raftflow.agent.attempts.fitness import MachineProbe
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig, AgentConfigError
+from raftflow.agent.exchange.call_channel import CallChannel
 from raftflow.agent.exchange.leader import LeaderClient, RefusedError
 from raftflow.agent.executors.launcher_client import LauncherClient, kill_by_environment
 from raftflow.agent.executors.registry import ExecutorContext, capability_labels, make_executors
@@ -123,13 +124,15 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     launcher = LauncherClient(
         mark, os.environ, give_up, files_limit=files_limit, niceness=config.task_niceness, adopts=owns_process
     )
-    executors = make_executors(ExecutorContext(config, launcher, store, work))
+    channel = CallChannel(lambda agent, body: leader.calls(agent, body, config.poll_timeout_s))
+    executors = make_executors(ExecutorContext(config, launcher, store, work, channel))
     config = msgspec.structs.replace(config, labels={**config.labels, **capability_labels(executors)})
     inputs = InputFolder(work)
     fetcher = InputsFetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
     renewals = _LeaseRenewals(launcher)
 
     def registered(registration: RegisterResponse) -> None:
+        channel.begin(registration.id, registration.incarnation)
         for executor in executors.values():
             executor.result_bytes_max = registration.result_bytes_max
 
@@ -175,6 +178,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         for number in handled:
             loop.remove_signal_handler(number)
         await launcher.close()
+        await channel.close()
         await leader.close()
         inputs.close()
         if uploads is not None:

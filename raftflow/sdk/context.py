@@ -20,9 +20,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from raftflow.sdk.attempt_socket import AttemptSocket
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,81 @@ class Context:
     """Result of each task that this one needs. If all results together have more than 32 KiB, each access reads its
     result from a file. The file exists while the function runs."""
 
+    def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function` once over all attempts of the task, and return its result. Await it for an `async` function.
+
+        The result is in the cluster's log when this returns. A later attempt gets it from there, by the name of the
+        step and its occurrence: the second step of a name in an attempt is its occurrence 2. Code around steps may
+        change; a step that has the record of another function raises `CallRefused`.
+
+        The result is JSON with at most 64 KiB. It comes back as JSON makes it: tuples as lists. A step that raises
+        records nothing. If the process dies between the end of the function and the record, the function runs again.
+
+        In an attempt that is over this raises `RuntimeError`. Outside of a cluster it runs the function.
+        """
+        socket = _socket_of(self)
+        if socket is None:
+            return function(*args, **kwargs)
+        from raftflow.sdk import steps  # noqa: PLC0415 - most tasks have no steps
+
+        result: R = steps.run(socket, name, function, args, kwargs)
+        return result
+
+    def sleep(self, seconds: float, *, name: str = "raftflow.sleep") -> None:
+        """Sleep until `seconds` after the first attempt of the task came here. Later attempts sleep for the rest."""
+        socket = _socket_of(self)
+        if socket is None:
+            time.sleep(seconds)
+        else:
+            socket.call("sleep", {"seconds": seconds, "name": name})
+
+    async def sleep_async(self, seconds: float, *, name: str = "raftflow.sleep") -> None:
+        """Sleep as `sleep` does, while other tasks of the event loop go on."""
+        import asyncio  # noqa: PLC0415 - most tasks never need it
+
+        socket = _socket_of(self)
+        if socket is None:
+            await asyncio.sleep(seconds)
+        else:
+            await socket.call_async("sleep", {"seconds": seconds, "name": name})
+
+    def now(self) -> float:
+        """Return the time in seconds since 1970 that the first attempt of the task saw here."""
+        return self._number("now", time.time)
+
+    def random(self) -> float:
+        """Return a random number from 0 to 1, in every attempt of the task the same."""
+        import random  # noqa: PLC0415 - as above
+
+        return self._number("random", random.random)
+
+    def _number(self, call: str, make: Callable[[], float]) -> float:
+        socket = _socket_of(self)
+        if socket is None:
+            return make()
+        import msgspec  # noqa: PLC0415 - as above
+
+        return msgspec.json.decode(socket.call(call, {}), type=dict[str, float])["result"]
+
 
 _current: Context | None = None
+_socket: AttemptSocket | None = None
+"""Of the attempt that runs, once it has asked something."""
+
+
+def _socket_of(context: Context) -> AttemptSocket | None:
+    """Return the socket of a running attempt, None outside of a cluster. Raises `RuntimeError` if it is over."""
+    global _socket  # noqa: PLW0603 - one attempt runs in a worker process at a time
+    path = os.environ.get("RAFTFLOW_SOCKET")
+    if context is not _current:
+        if path is None:
+            return None
+        raise RuntimeError("this context belongs to another attempt: use that of the attempt that runs")
+    if _socket is None and path is not None:
+        from raftflow.sdk.attempt_socket import AttemptSocket  # noqa: PLC0415 - most tasks ask nothing
+
+        _socket = AttemptSocket(path)
+    return _socket
 
 
 def current() -> Context:
@@ -52,8 +131,11 @@ def current() -> Context:
 
 def set_current(context: Context | None) -> None:
     """Enter (or leave, with None) an attempt. Called by the agent's worker."""
-    global _current  # noqa: PLW0603 - one attempt runs in a worker process at a time
+    global _current, _socket  # noqa: PLW0603 - one attempt runs in a worker process at a time
     _current = context
+    if _socket is not None:
+        _socket.close()
+        _socket = None
 
 
 _PROGRESS_EVERY_S = 0.2

@@ -28,7 +28,7 @@ class Unusual(msgspec.Struct, frozen=True, tag_field="type", tag="unusual"):
 
 def made(why: str) -> Any:
     nothing: Any = None
-    context = ExecutorContext(AgentConfig(peers=("http://a",)), nothing, nothing, nothing)
+    context = ExecutorContext(AgentConfig(peers=("http://a",)), nothing, nothing, nothing, nothing)
     executor: Any = SimpleNamespace(name="unusual")
     entry: Any = ExecutorEntry(Unusual, lambda _context: executor, lambda _config: why)  # type: ignore[arg-type]
     return make_executors(context, [entry])

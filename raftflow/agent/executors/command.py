@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
 
+from raftflow.agent.calls.attempt import CallingAttempt, Channel
+from raftflow.agent.calls.socket import CallSocket
 from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.launcher.messages import Exited
@@ -52,12 +55,19 @@ class CommandExecutor:
     """The `Executor` of `CommandLine`."""
 
     def __init__(
-        self, launcher: LauncherClient, store: OutputStore, work: WorkDirectory, *, output_bytes_max: int
+        self,
+        launcher: LauncherClient,
+        store: OutputStore,
+        work: WorkDirectory,
+        channel: Channel,
+        *,
+        output_bytes_max: int,
     ) -> None:
         self._launcher = launcher
         self._store = store
         self._work = work
-        self._folders = AttemptFolders(work)
+        self._channel = channel
+        self._folders = AttemptFolders(work, CallSocket)
         self._output_bytes_max = output_bytes_max
         self.result_bytes_max = 64 * 1024
         self._running: dict[int, _RunningProgram] = {}
@@ -75,6 +85,7 @@ class CommandExecutor:
             "RAFTFLOW_RESULT": folder.result,
             "RAFTFLOW_INPUTS": folder.inputs if inputs is None else inputs.path,
             "RAFTFLOW_PROGRESS": folder.progress,
+            "RAFTFLOW_SOCKET": folder.socket_path,
         }
         launch = self.launch_of(assignment, folder, env)
         self._store.began(assignment)
@@ -88,6 +99,8 @@ class CommandExecutor:
             cleanup=launch.cleanup,
         )
         self._running[fence] = _RunningProgram(identity, folder, ended)
+        if isinstance(folder.socket, CallSocket):
+            folder.socket.attach(partial(CallingAttempt, assignment, self._channel))
 
     def launch_of(self, assignment: Assignment, _folder: AttemptFolder, env: dict[str, str]) -> Launch:
         """Return what the launcher starts for an attempt. `env` is its environment, with paths of this machine."""
@@ -125,6 +138,8 @@ class CommandExecutor:
 
     def _exited(self, fence: int, exited: Exited) -> None:
         program = self._running.pop(fence)
+        if isinstance(program.folder.socket, CallSocket):
+            program.folder.socket.detach()
         try:
             how = self._how(program.folder, exited)
             if exited.code is None:

@@ -26,12 +26,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from raftflow.agent.calls.attempt import Channel
 from raftflow.agent.executors.command import CommandExecutor, Launch
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.launcher.messages import Exited
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import EXCHANGE, WorkDirectory
-from raftflow.agent.workdir.folders import INPUTS, PROGRESS, RESULT, AttemptFolder
+from raftflow.agent.workdir.folders import INPUTS, PROGRESS, RESULT, SOCKET, AttemptFolder
 from raftflow.domain.contract.views import Assignment
 from raftflow.domain.tasks.program import ContainerRun
 
@@ -143,11 +144,12 @@ class ContainerExecutor(CommandExecutor):
         launcher: LauncherClient,
         store: OutputStore,
         work: WorkDirectory,
+        channel: Channel,
         *,
         output_bytes_max: int,
         niceness: int = 0,
     ) -> None:
-        super().__init__(launcher, store, work, output_bytes_max=output_bytes_max)
+        super().__init__(launcher, store, work, channel, output_bytes_max=output_bytes_max)
         self._runtime = find_runtime().path
         self._weight = cpu_options(self._runtime, niceness)
         self._label = f"{LABEL}={hashlib.sha256(work.path.encode()).hexdigest()[:16]}"
@@ -168,6 +170,7 @@ class ContainerExecutor(CommandExecutor):
             "RAFTFLOW_INPUTS": inputs,
             "RAFTFLOW_RESULT": f"{_MOUNT}/{RESULT}",
             "RAFTFLOW_PROGRESS": f"{_MOUNT}/{PROGRESS}",
+            "RAFTFLOW_SOCKET": f"{_MOUNT}/{SOCKET}",
         }
         variables: list[str] = []
         for name, value in env.items():

@@ -11,10 +11,13 @@ import signal
 import socket
 import struct
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from raftflow import helpers
+from raftflow.agent.calls.attempt import CallingAttempt, Channel
+from raftflow.agent.calls.socket import CallSocket
 from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launcher_client import LauncherClient
@@ -25,6 +28,7 @@ from raftflow.agent.output.store import STREAMS, OutputStore
 from raftflow.agent.output.stream_file import LiveFile, keep_stream
 from raftflow.agent.workdir.directory import WORKERS, WorkDirectory
 from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, create_file, opened_folder
+from raftflow.agent.workdir.folders import SOCKET
 from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
 from raftflow.domain.tasks.program import AssignedCall
@@ -51,6 +55,7 @@ class PythonExecutor:
         launcher: LauncherClient,
         store: OutputStore,
         work: WorkDirectory,
+        channel: Channel,
         *,
         output_bytes_max: int,
         limits: WorkerLimits,
@@ -62,6 +67,7 @@ class PythonExecutor:
         self._launcher = launcher
         self._store = store
         self._work = work
+        self._channel = channel
         self._output_bytes_max = output_bytes_max
         self._limits = limits
         self.result_bytes_max = 64 * 1024
@@ -119,6 +125,8 @@ class PythonExecutor:
         for live in worker.live:
             live.begin()
         self._store.began(assignment, worker.live, worker.folder)
+        if worker.calls_socket is not None:
+            worker.calls_socket.attach(partial(CallingAttempt, assignment, self._channel))
         self._write(worker, data)
 
     def signal(self, fence: int, number: int) -> None:
@@ -167,7 +175,7 @@ class PythonExecutor:
             self._make_files(worker)
             worker.id = self._launcher.spawn(
                 tuple(helpers.worker_command("raftflow.agent.worker.process", *path)),
-                {"RAFTFLOW_PROGRESS": worker.progress},
+                {"RAFTFLOW_PROGRESS": worker.progress, "RAFTFLOW_SOCKET": f"{worker.folder}/{SOCKET}"},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
                 given=(*worker.streams, theirs.fileno()),
@@ -193,12 +201,16 @@ class PythonExecutor:
                 for name in STREAMS
             )
         worker.streams = (out, err)
+        worker.calls_socket = CallSocket(worker.folder, SOCKET)
 
     def _remove_files(self, worker: WorkerClient) -> None:
         for fd in worker.streams:
             if fd >= 0:
                 os.close(fd)
         worker.streams = (-1, -1)
+        if worker.calls_socket is not None:
+            worker.calls_socket.close()
+            worker.calls_socket = None
         self._work.trash.put(worker.folder)
 
     def _write(self, worker: WorkerClient, data: bytes) -> None:
@@ -313,6 +325,8 @@ class PythonExecutor:
             return
         _, ended = self._running.pop(fence)
         worker.fence = None
+        if worker.calls_socket is not None:
+            worker.calls_socket.detach()
         if worker.calls >= self._limits.calls_max or returned.rss_max_kib > self._limits.rss_max_mib * 1024:
             self._discard(worker)
         else:
@@ -337,6 +351,8 @@ class PythonExecutor:
         if not worker.ready.done():
             self._broken = True
             worker.ready.set_result(False)
+        if worker.calls_socket is not None:
+            worker.calls_socket.detach()
         fence = worker.fence
         if fence is not None and not self._start_again(worker, fence, exited):
             try:

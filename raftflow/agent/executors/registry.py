@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from raftflow.agent.calls.attempt import Channel
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.executors.base import Ended, ExecutionEnd, Executor, WatchTarget
 from raftflow.agent.executors.command import CommandExecutor
@@ -38,6 +39,7 @@ class ExecutorContext(NamedTuple):
     launcher: LauncherClient
     store: OutputStore
     work: WorkDirectory
+    channel: Channel
 
 
 def _always(_config: AgentConfig) -> str:
@@ -55,7 +57,9 @@ class ExecutorEntry(NamedTuple):
 
 def _make_command_executor(context: ExecutorContext) -> Executor:
     config = context.config
-    return CommandExecutor(context.launcher, context.store, context.work, output_bytes_max=config.output_bytes_max)
+    return CommandExecutor(
+        context.launcher, context.store, context.work, context.channel, output_bytes_max=config.output_bytes_max
+    )
 
 
 def _make_python_executor(context: ExecutorContext) -> Executor:
@@ -65,6 +69,7 @@ def _make_python_executor(context: ExecutorContext) -> Executor:
         context.launcher,
         context.store,
         context.work,
+        context.channel,
         output_bytes_max=config.output_bytes_max,
         limits=WorkerLimits(
             calls_max=config.worker_calls_max,
@@ -83,6 +88,7 @@ def _make_container_executor(context: ExecutorContext) -> Executor:
         context.launcher,
         context.store,
         context.work,
+        context.channel,
         output_bytes_max=limit,
         niceness=context.config.task_niceness,
     )

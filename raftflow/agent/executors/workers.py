@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from raftflow.agent.calls.socket import CallSocket
 from raftflow.agent.executors.base import ExecutionEnd
 from raftflow.agent.output.stream_file import LiveFile
 from raftflow.domain.contract.views import Assignment
@@ -31,6 +32,7 @@ class WorkerClient:
         "assignment",
         "call",
         "calls",
+        "calls_socket",
         "cpu_ms",
         "doomed",
         "fault",
@@ -85,6 +87,8 @@ class WorkerClient:
         self.unread = False
         """It ended before it had read all of its call."""
         self.calls = 0
+        self.calls_socket: CallSocket | None = None
+        """On which the call that runs may speak to the agent."""
         self.cpu_ms = 0
         """CPU time up to the end of the last call."""
         self.kept_kib = 0

@@ -1,9 +1,9 @@
-"""A folder for each attempt of a program: `inputs.json`, `result.json` and `progress`, private, removed at its end.
+"""A folder for each attempt of a program: `inputs.json`, `result.json` and others, private, removed at its end.
 
 To make and remove a folder with a file costs some 100 microseconds, as much as everything else that the agent does
 for a program. So a folder that its attempt left as it was is kept and renamed for the next one: its inode, its times
-and those of the inputs tell. Anything else goes into the trash. The names cannot be guessed, so no attempt can
-prepare the folder of another that is still to come.
+and those of the inputs tell. The socket in it stays bound (`calls.socket`). Anything else goes into the trash. The
+names cannot be guessed, so no attempt can prepare the folder of another that is still to come.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import os
 import secrets
 import stat
 import time
+from collections.abc import Callable
 from itertools import islice
+from typing import Protocol
 
 from raftflow.agent.workdir.directory import EXCHANGE, WorkDirectory
 from raftflow.agent.workdir.files import (
@@ -28,6 +30,7 @@ from raftflow.agent.workdir.files import (
 INPUTS = "inputs.json"
 RESULT = "result.json"
 PROGRESS = "progress"
+SOCKET = "calls.sock"
 NO_INPUTS = b"{}"
 
 _NAME_BYTES = 8
@@ -44,10 +47,31 @@ _CLEAN_FOLDER = stat.S_IFDIR | 0o700
 _CLEAN_FILE = stat.S_IFREG | 0o600
 
 
+class FolderSocket(Protocol):
+    """A socket that listens in a folder."""
+
+    def close(self) -> None:
+        """End it, and all its connections."""
+
+
+Listen = Callable[[str, str], FolderSocket]
+"""Makes the socket of a folder, given the folder's path and the socket's name in it."""
+
+
 class AttemptFolder:
     """The folder of one attempt. Only `AttemptFolders` makes and changes it."""
 
-    __slots__ = ("begun_ns", "changed_ns", "content", "content_ns", "inode", "inputs_inode", "path")
+    __slots__ = (
+        "begun_ns",
+        "changed_ns",
+        "content",
+        "content_ns",
+        "inode",
+        "inputs_inode",
+        "path",
+        "socket",
+        "socket_inode",
+    )
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -61,6 +85,8 @@ class AttemptFolder:
         """Of the inputs; None if it is not remembered."""
         self.content_ns = 0
         """When the inputs changed last, in whatever way."""
+        self.socket: FolderSocket | None = None
+        self.socket_inode = 0
 
     @property
     def inputs(self) -> str:
@@ -77,12 +103,18 @@ class AttemptFolder:
         """Path of the file that the program may tell its progress in."""
         return f"{self.path}/{PROGRESS}"
 
+    @property
+    def socket_path(self) -> str:
+        """Path of the socket on which the program may speak to the agent."""
+        return f"{self.path}/{SOCKET}"
+
 
 class AttemptFolders:
     """Makes the folders, takes results out of them and removes them."""
 
-    def __init__(self, work: WorkDirectory) -> None:
+    def __init__(self, work: WorkDirectory, listen: Listen | None = None) -> None:
         self._work = work
+        self._listen = listen
         self._root = work.part(EXCHANGE)
         self._idle: list[AttemptFolder] = []
         self._names: list[str] = []
@@ -97,7 +129,7 @@ class AttemptFolders:
             return self._begin(inputs)
         except (OSError, UnfitFileError):
             for folder in self._idle:
-                self._work.trash.put(folder.path)
+                self._trash(folder)
             self._idle.clear()
             self._work.restore()
             return self._begin(inputs)
@@ -114,6 +146,7 @@ class AttemptFolders:
         if self._idle:
             folder = self._idle.pop()
             if os.lstat(folder.inputs).st_ino != folder.inputs_inode:
+                self._trash(folder)
                 raise UnfitFileError("another process changed the folder of a future attempt")
             if folder.content != inputs:
                 self._write(folder, inputs)
@@ -127,7 +160,7 @@ class AttemptFolders:
         try:
             self._fill(folder, inputs)
         except BaseException:
-            self._work.trash.put(path)
+            self._trash(folder)
             raise
         return folder
 
@@ -141,6 +174,9 @@ class AttemptFolders:
             folder.inputs_inode, folder.content_ns = found.st_ino, found.st_ctime_ns
         finally:
             os.close(fd)
+        if self._listen is not None:
+            folder.socket = self._listen(folder.path, SOCKET)
+            folder.socket_inode = os.lstat(f"{folder.path}/{SOCKET}").st_ino
         found = os.stat(folder.path)  # noqa: PTH116 - as above
         folder.inode, folder.changed_ns = found.st_ino, found.st_mtime_ns
         folder.begun_ns = time.time_ns()
@@ -189,12 +225,25 @@ class AttemptFolders:
         return True
 
     def _remove(self, folder: AttemptFolder) -> None:
-        """Remove a folder, at once if it holds its inputs and nothing else."""
+        """Remove a folder, at once if it holds what it began with and nothing else."""
         try:
             os.unlink(folder.inputs)  # noqa: PTH108 - runs once an attempt
+            if folder.socket is not None:
+                os.unlink(f"{folder.path}/{SOCKET}")  # noqa: PTH108 - as above
             os.rmdir(folder.path)  # noqa: PTH106 - as above
         except OSError:
             self._work.trash.put(folder.path)
+        self._end_socket(folder)
+
+    def _trash(self, folder: AttemptFolder) -> None:
+        self._work.trash.put(folder.path)
+        self._end_socket(folder)
+
+    @staticmethod
+    def _end_socket(folder: AttemptFolder) -> None:
+        if folder.socket is not None:
+            folder.socket.close()
+            folder.socket = None
 
 
 def _clean(folder: AttemptFolder, fd: int) -> bool:
@@ -232,6 +281,10 @@ def _sweep(folder: AttemptFolder, fd: int) -> bool:
         os.close(listed)
     if len(names) == _ENTRIES_MAX:
         return False
+    if folder.socket is not None:
+        if os.stat(SOCKET, dir_fd=fd, follow_symlinks=False).st_ino != folder.socket_inode:
+            return False
+        names.remove(SOCKET)
     for name in names:
         if name != INPUTS:
             os.unlink(name, dir_fd=fd)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from raftflow.domain.commands import RecordSteps, StepToRecord
 from raftflow.domain.contract.reportable import result_fault
-from raftflow.domain.contract.views import CallRefused, CallsResponse, FindStep, RecordStep, StepRecorded, StepsKnown
+from raftflow.domain.contract.views import CallsResponse, FindStep, RecordStep, RefusedCall, StepRecorded, StepsKnown
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import StepsRecorded
 from raftflow.machine.read import steps as step_reads
@@ -79,7 +79,7 @@ class AttemptCalls:
         faults = [result_fault(bytes(call.result)) for call in calls]
         sound = [call for call, fault in zip(calls, faults, strict=True) if fault is None]
         recorded = iter(await self._propose_steps(agent, incarnation, sound) if sound else ())
-        return [next(recorded) if fault is None else CallRefused(type="invalid", detail=fault) for fault in faults]
+        return [next(recorded) if fault is None else RefusedCall(type="invalid", detail=fault) for fault in faults]
 
     async def _propose_steps(self, agent: str, incarnation: int, calls: list[RecordStep]) -> list[AnyAnswer]:
         reply = await self._submitter.propose(
@@ -97,7 +97,7 @@ class AttemptCalls:
             )
         )
         if isinstance(reply, Rejection):
-            return [CallRefused(type="stale", detail=reply.message) for _ in calls]
+            return [RefusedCall(type="stale", detail=reply.message) for _ in calls]
         assert isinstance(reply, StepsRecorded)  # noqa: S101 - the machine's contract
         answers: list[AnyAnswer] = []
         for call, verdict in zip(calls, reply.verdicts, strict=True):
@@ -106,7 +106,7 @@ class AttemptCalls:
             elif verdict.verdict == "known":
                 answers.append(self._recorded_before(agent, incarnation, call))
             else:
-                answers.append(CallRefused(type=verdict.verdict, detail=verdict.detail))
+                answers.append(RefusedCall(type=verdict.verdict, detail=verdict.detail))
         return answers
 
     def _recorded_before(self, agent: str, incarnation: int, call: RecordStep) -> AnyAnswer:
@@ -115,7 +115,7 @@ class AttemptCalls:
             self._machine, agent, incarnation, call.fence, (call.name, call.occurrence), ahead=False
         )
         if known is None:
-            return CallRefused(type="stale", detail=_OVER.format(call.fence))
+            return RefusedCall(type="stale", detail=_OVER.format(call.fence))
         return StepsKnown(steps=known)
 
     async def _find_steps(self, agent: str, incarnation: int, calls: list[FindStep]) -> list[AnyAnswer]:
@@ -134,7 +134,7 @@ class AttemptCalls:
                 machine, agent, incarnation, call.fence, (call.name, call.occurrence), ahead=ahead
             )
             if known is None:
-                answers.append(CallRefused(type="stale", detail=_OVER.format(call.fence)))
+                answers.append(RefusedCall(type="stale", detail=_OVER.format(call.fence)))
             else:
                 answers.append(StepsKnown(steps=known))
         return answers

@@ -76,7 +76,7 @@ class StepsKnown(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="an
     steps: list[KnownStep] = []
 
 
-class CallRefused(msgspec.Struct, kw_only=True, tag_field="answer", tag="refused"):
+class RefusedCall(msgspec.Struct, kw_only=True, tag_field="answer", tag="refused"):
     """The call was refused, and nothing was changed."""
 
     type: Literal["stale", "mismatch", "limit", "invalid"]
@@ -85,7 +85,7 @@ class CallRefused(msgspec.Struct, kw_only=True, tag_field="answer", tag="refused
     detail: str
 
 
-AnyAnswer = StepRecorded | StepsKnown | CallRefused
+AnyAnswer = StepRecorded | StepsKnown | RefusedCall
 
 
 class CallsResponse(msgspec.Struct, kw_only=True):

@@ -1,0 +1,181 @@
+"""The attempt's end of its socket (`raftflow/agent/SOCKET.md`): requests to the agent, and their answers.
+
+Threads take a connection each while they ask; tasks of an event loop share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+
+from raftflow.sdk.errors import ClientError
+
+_RECEIVE_BYTES: Final = 1 << 16
+_PATH_BYTES_MAX: Final = 107
+_LINE_BYTES_MAX: Final = 1 << 20
+_THREADS_MAX: Final = 6
+"""Threads that ask at the same time. Others wait: the agent takes eight connections of an attempt."""
+
+
+class CallRefused(ClientError):  # noqa: N818 - as the errors of the client
+    """The agent or the cluster refused what a task asked: `kind` says why in one word, the text what to do."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+class _Error(msgspec.Struct):
+    type: str
+    detail: str
+
+
+class _Answer(msgspec.Struct):
+    id: int | None = None
+    ok: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    error: _Error | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class AttemptSocket:
+    """Asks the agent, for the attempt that runs in this process."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._slots = threading.BoundedSemaphore(_THREADS_MAX)
+        self._idle: list[_ThreadConnection] = []
+        self._open: list[socket.socket] = []
+        self._loops: dict[asyncio.AbstractEventLoop, asyncio.Task[_LoopConnection]] = {}
+        self._closed = False
+
+    def call(self, name: str, fields: dict[str, Any]) -> bytes:
+        """Send a request and return what it was answered with, as JSON. Raises `CallRefused`."""
+        with self._slots:
+            connection = self._idle.pop() if self._idle else _ThreadConnection(self._connect())
+            answer = connection.ask(_encode({"id": 0, "call": name, **fields}) + b"\n")
+            self._idle.append(connection)
+        return _told(answer)
+
+    async def call_async(self, name: str, fields: dict[str, Any]) -> bytes:
+        """Do the same in an event loop."""
+        loop = asyncio.get_running_loop()
+        connecting = self._loops.get(loop)
+        if connecting is None:
+            connecting = self._loops[loop] = loop.create_task(_LoopConnection.open(self._connect()))
+        stream = await asyncio.shield(connecting)
+        return _told(await stream.ask(name, fields))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        for connecting in self._loops.values():
+            if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
+                connecting.result().close()
+        self._loops.clear()
+        for each in self._open:
+            each.close()
+        self._open.clear()
+
+    def _connect(self) -> socket.socket:
+        if self._closed:
+            raise RuntimeError("the task is over: its context asks nothing any more")
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if len(os.fsencode(self._path)) <= _PATH_BYTES_MAX:
+                connection.connect(self._path)
+            else:
+                folder, _, name = self._path.rpartition("/")
+                fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    connection.connect(f"/proc/self/fd/{fd}/{name}")
+                finally:
+                    os.close(fd)
+        except BaseException:
+            connection.close()
+            raise
+        self._open.append(connection)
+        return connection
+
+
+class _ThreadConnection:
+    """A connection of one thread: one request at a time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._received = bytearray()
+
+    def ask(self, line: bytes) -> _Answer:
+        self._socket.sendall(line)
+        while (end := self._received.find(b"\n")) < 0:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            if not data:
+                raise ConnectionResetError("the agent closed the connection: the attempt is over, or asked too much")
+            self._received += data
+        answer = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return _decode(answer)
+
+
+class _LoopConnection:
+    """A connection of one event loop: answers come in any order."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._numbers = count(1)
+        self._waiting: dict[int, asyncio.Future[_Answer]] = {}
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    @classmethod
+    async def open(cls, connection: socket.socket) -> _LoopConnection:
+        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_LINE_BYTES_MAX)
+        return cls(reader, writer)
+
+    async def ask(self, name: str, fields: dict[str, Any]) -> _Answer:
+        number = next(self._numbers)
+        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        if self._reading.done():
+            raise _lost()
+        try:
+            self._writer.write(_encode({"id": number, "call": name, **fields}) + b"\n")
+            return await answer
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _read(self) -> None:
+        try:
+            while line := await self._reader.readline():
+                answer = _decode(line)
+                waiting = self._waiting.get(answer.id or 0)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
+        finally:
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(_lost())
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):  # its loop may be closed already
+            self._reading.cancel()
+            self._writer.close()
+
+
+def _lost() -> ConnectionResetError:
+    return ConnectionResetError("the agent closed the connection: the attempt is over, or asked too much")
+
+
+def _told(answer: _Answer) -> bytes:
+    if answer.error is not None:
+        raise CallRefused(answer.error.type, answer.error.detail)
+    return bytes(answer.ok)

@@ -1,0 +1,103 @@
+"""Durable steps on a real cluster: what a task has recorded does not run again, whoever dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import raftflow
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
+
+FOLDER = Path(__file__).parents[1] / "sdk"
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[ModuleType]:
+    """The module of a user, under the name by which agents import it."""
+    spec = importlib.util.spec_from_file_location("step_jobs", FOLDER / "step_jobs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["step_jobs"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["step_jobs"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    made = LocalCluster.create(tmp_path_factory.mktemp("steps") / "cluster", ClusterOptions())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(FOLDER))
+        made.start()
+        made.wait_leader()
+        made.wait_agents()
+        yield made
+        made.down()
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[raftflow.Client]:
+    with cluster.client() as made:
+        yield made
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split()
+
+
+def test_a_killed_agent_and_a_killed_leader_lose_no_step(
+    cluster: LocalCluster, client: raftflow.Client, jobs: Any, tmp_path: Path, eventually: Any
+) -> None:
+    path, gate = tmp_path / "done", tmp_path / "gate"
+    run = client.start(jobs.loop, str(path), 40, str(gate))
+    eventually(lambda: path.exists() and len(lines(path)) == 21, what="the first half")
+    (task,) = client.tasks(run.id)
+    cluster.kill(task.agent)
+    leader = cluster.wait_leader()
+    cluster.kill(leader)
+    gate.touch()
+    assert run.result(timeout=60) == [str(number) for number in range(40)]
+    assert lines(path) == [str(number) for number in range(40)], "each step ran once, in order"
+    cluster.start()
+    cluster.wait_agents()
+
+
+def test_all_sorts_of_steps_come_back(client: raftflow.Client, jobs: Any, tmp_path: Path) -> None:
+    path = tmp_path / "seen"
+    result = client.run(jobs.dies_between, str(path))
+    seen = path.read_text().splitlines()
+    assert len(seen) == 3 and len({line.partition(" ")[2] for line in seen}) == 1
+    assert result["pair"] == [1, {"a": None}] and result["slept"] < 0.4
+    assert result["again"][0] > result["now"] and result["again"][1] != result["random"]
+
+
+def test_steps_of_one_event_loop(client: raftflow.Client, jobs: Any, tmp_path: Path) -> None:
+    path = tmp_path / "asked"
+    assert client.run(jobs.gather, str(path)) == [str(number) for number in range(20)]
+    assert sorted(lines(path), key=int) == [str(number) for number in range(20)]
+
+
+def test_a_step_that_fails_keeps_its_occurrence(client: raftflow.Client, jobs: Any, tmp_path: Path) -> None:
+    path = tmp_path / "tried"
+    assert client.run(jobs.flaky, str(path)) == "works"
+    assert lines(path) == ["fails", "works"]
+
+
+def test_another_function_under_the_same_key_is_an_error(client: raftflow.Client, jobs: Any) -> None:
+    with pytest.raises(raftflow.TaskFailed) as failed:
+        client.run(jobs.other_function)
+    assert "was recorded by time:time, and is now run by posix:getpid: give the new step" in str(failed.value)
+
+
+def test_values_that_cannot_be_recorded(client: raftflow.Client, jobs: Any) -> None:
+    told = client.run(jobs.bad_values)
+    assert [text.split(":")[0] for text in told[:3]] == ["step 'bad'"] * 3
+    assert "not JSON" in told[0] and "return its name" in told[2]
+    assert [text.split(":")[0] for text in told[3:]] == ["invalid"] * 3

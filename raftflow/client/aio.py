@@ -41,6 +41,12 @@ class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
 
     Knows all peers and retries until `timeout_s` (per call): a failover costs time, never a lost or a doubled call.
     Use as `async with AsyncClient() as client`, or call `close`. Belongs to the event loop where it is used first.
+
+    >>> async def roots():
+    ...     async with raftflow.AsyncClient() as client:
+    ...         return await client.map(math.sqrt, [1, 4, 9])
+    >>> asyncio.run(roots())
+    [1.0, 2.0, 3.0]
     """
 
     def __init__(

@@ -30,7 +30,14 @@ __all__ = ["AsyncClient", "Client", "Run", "WorkflowRun"]
 
 
 class WorkflowRun(WorkflowCreated, kw_only=True, dict=True):
-    """A workflow that was submitted: its id, warnings, and what `Client` can say of it."""
+    """A workflow that was submitted: its id, warnings, and what `Client` can say of it.
+
+    >>> run = client.submit({"name": "roots", "tasks": [{"id": "root", "python": "math:sqrt", "args": [16]}]})
+    >>> run.results()
+    {'root': 4.0}
+    >>> run.wait().state
+    'succeeded'
+    """
 
     def wait(self, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
         """Wait until it has ended; see `AsyncClient.wait`."""
@@ -57,7 +64,14 @@ class _Drive(Protocol):
 
 
 class Run(Generic[R_co]):
-    """One call of a function that runs as a task of the cluster. `id` is its workflow."""
+    """One call of a function that runs as a task of the cluster. `id` is its workflow.
+
+    >>> run = client.start(math.sqrt, 16)
+    >>> run.result(timeout=60)
+    4.0
+    >>> run.status()
+    'succeeded'
+    """
 
     def __init__(self, run: AsyncRun[R_co], drive: _Drive) -> None:
         """Made by `Client.start`; `drive` runs a coroutine on the client's thread."""
@@ -108,6 +122,10 @@ class Client:
     """Talks to a cluster; every method does what its namesake of `AsyncClient` does, and blocks until it is done.
 
     Works in any thread, also beside a running event loop. Use as `with Client() as client`, or call `close`.
+
+    >>> with raftflow.Client() as client:  # RAFTFLOW_PEERS says where the cluster is
+    ...     client.map(math.sqrt, [1, 4, 9])
+    [1.0, 2.0, 3.0]
     """
 
     def __init__(

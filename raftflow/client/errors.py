@@ -27,18 +27,37 @@ PROBLEMS_SHOWN_MAX = 20
 
 
 class Unreachable(ClientError):  # noqa: N818 - a state of the world, as in NoLeader
-    """No peer answered in time; the text says what happened with each."""
+    """No peer answered in time; the text says what happened with each.
+
+    >>> raftflow.Client("http://127.0.0.1:1", timeout_s=0.2).workflow("wf-1")
+    Traceback (most recent call last):
+    raftflow.client.errors.Unreachable: ...
+    """
 
     failures: Mapping[str, str] = {}
     """By URL of a peer: what happened."""
 
 
 class NoLeader(Unreachable):
-    """Peers answered, but none of them leads: a majority of the replicas is missing, or an election is under way."""
+    """Peers answered, but none of them leads: a majority of the replicas is missing, or an election is under way.
+
+    >>> issubclass(raftflow.NoLeader, raftflow.Unreachable)
+    True
+    """
 
 
 class OutcomeUnknown(Unreachable):
-    """The request may have been carried out or not. It is safe to send it again with `idempotency_key`."""
+    """The request may have been carried out or not. It is safe to send it again with `idempotency_key`.
+
+    >>> document = {"name": "roots", "tasks": [{"id": "root", "python": "math:sqrt", "args": [16]}]}
+    >>> def submit(key=None):
+    ...     try:
+    ...         return client.submit(document, idempotency_key=key)
+    ...     except raftflow.OutcomeUnknown as error:
+    ...         return submit(error.idempotency_key)
+    >>> submit().results()
+    {'root': 4.0}
+    """
 
     def __init__(self, message: str, idempotency_key: str) -> None:
         """Keep the key of the call."""
@@ -47,11 +66,23 @@ class OutcomeUnknown(Unreachable):
 
 
 class WaitTimeout(ClientError):  # noqa: N818 - reads as what happened
-    """The workflow did not end in time. It continues."""
+    """The workflow did not end in time. It continues.
+
+    >>> client.start(time.sleep, 1).result(timeout=0.1)
+    Traceback (most recent call last):
+    raftflow.client.errors.WaitTimeout: ... has not ended within 0.1 s; it is running
+    """
 
 
 class WorkflowFailed(ClientError):  # noqa: N818 - reads as what happened
-    """The workflow that was waited for has failed or was cancelled; `workflow` is how it ended."""
+    """The workflow that was waited for has failed or was cancelled; `workflow` is how it ended.
+
+    >>> run = client.start(time.sleep, 600)
+    >>> run.cancel()
+    >>> run.result()
+    Traceback (most recent call last):
+    raftflow.client.errors.WorkflowFailed: ... was cancelled; see `raftflow task list ...`
+    """
 
     def __init__(self, workflow: WorkflowView) -> None:
         """Keep how it ended; the text says what to look at."""
@@ -65,7 +96,14 @@ class WorkflowFailed(ClientError):  # noqa: N818 - reads as what happened
 
 
 class TaskFailed(ClientError):  # noqa: N818 - reads as what happened
-    """A call of a function failed on the cluster, and no retry is left."""
+    """A call of a function failed on the cluster, and no retry is left.
+
+    >>> try:
+    ...     client.map(math.sqrt, [4, -1])
+    ... except raftflow.TaskFailed as failure:
+    ...     print(failure.index, failure.error.splitlines()[-1])
+    1 ValueError: math domain error
+    """
 
     def __init__(self, workflow_id: str, task_id: str, error: str, *, name: str, index: int | None = None) -> None:
         """Keep which call it was; `index` is that of its item in a map. `error` is that of the last attempt."""
@@ -78,11 +116,22 @@ class TaskFailed(ClientError):  # noqa: N818 - reads as what happened
 
 
 class BadAnswer(ClientError):  # noqa: N818 - reads as what happened
-    """The answer is not one of a raftflow replica of a compatible version."""
+    """The answer is not one of a raftflow replica of a compatible version.
+
+    >>> issubclass(raftflow.BadAnswer, raftflow.ClientError)
+    True
+    """
 
 
 class Refused(ClientError):  # noqa: N818 - reads as what happened
-    """The coordinator refused; `problem` says why and what to do."""
+    """The coordinator refused; `problem` says why and what to do.
+
+    >>> try:
+    ...     client.submit({"name": "empty", "tasks": []})
+    ... except raftflow.Refused as refusal:
+    ...     print(refusal.kind, refusal.lasting)
+    invalid-document True
+    """
 
     def __init__(self, problem: Problem) -> None:
         """Keep the problem; the text shows all of it."""
@@ -101,7 +150,12 @@ class Refused(ClientError):  # noqa: N818 - reads as what happened
 
 
 class NotFound(Refused):
-    """There is no such workflow, task or agent."""
+    """There is no such workflow, task or agent.
+
+    >>> client.workflow("wf-none")
+    Traceback (most recent call last):
+    raftflow.client.errors.NotFound: ...
+    """
 
 
 def describe(problem: Problem) -> str:

@@ -28,7 +28,15 @@ WorkflowState = Literal["pending", "running", "paused", "succeeded", "failed", "
 
 
 class AsyncRun(Generic[R_co]):
-    """One call of a function that runs as a task of the cluster. `id` is its workflow."""
+    """One call of a function that runs as a task of the cluster. `id` is its workflow.
+
+    >>> async def root():
+    ...     async with raftflow.AsyncClient() as client:
+    ...         run = await client.start(math.sqrt, 16)
+    ...         return await run.result()
+    >>> asyncio.run(root())
+    4.0
+    """
 
     def __init__(self, client: FunctionCalls, workflow_id: str, task_id: str) -> None:
         """Made by `AsyncClient.start`."""

@@ -34,7 +34,16 @@ _HOLD_S = 5.0
 
 
 class AsyncWorkflowRun(WorkflowCreated, kw_only=True, dict=True):
-    """A workflow that was submitted: its id, warnings, and what `AsyncClient` can say of it."""
+    """A workflow that was submitted: its id, warnings, and what `AsyncClient` can say of it.
+
+    >>> async def root():
+    ...     async with raftflow.AsyncClient() as client:
+    ...         task = {"id": "root", "python": "math:sqrt", "args": [16]}
+    ...         run = await client.submit({"name": "roots", "tasks": [task]})
+    ...         return await run.results()
+    >>> asyncio.run(root())
+    {'root': 4.0}
+    """
 
     async def wait(self, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
         """Wait until it has ended; see `WorkflowCalls.wait`."""

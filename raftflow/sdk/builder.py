@@ -30,7 +30,14 @@ from raftflow.sdk.functions import CallRecorder, Duration, TaskFunction, import_
 
 @dataclass(frozen=True, slots=True)
 class TaskRef:
-    """A task of a `Workflow`: name it in `needs`, or pass its `result` to a `python` task."""
+    """A task of a `Workflow`: name it in `needs`, or pass its `result` to a `python` task.
+
+    >>> flow = raftflow.Workflow("roots")
+    >>> first = flow.task("first", python="math:sqrt", args=[81])
+    >>> second = flow.task("second", python="math:sqrt", args=[first.result])
+    >>> client.submit(flow).results()["second"]
+    3.0
+    """
 
     id: str
 
@@ -64,7 +71,14 @@ class HasDocument(Protocol):
 
 
 class Workflow:
-    """Builds a workflow document, task by task. Other faults show when it is submitted (or validated)."""
+    """Builds a workflow document, task by task. Other faults show when it is submitted (or validated).
+
+    >>> root = raftflow.task(math.sqrt)
+    >>> with raftflow.Workflow("roots") as flow:
+    ...     fourth_root = root(root(81))
+    >>> client.submit(flow).results()
+    {'sqrt': 9.0, 'sqrt-2': 3.0}
+    """
 
     def __init__(
         self,

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 
 class ClientError(Exception):
-    """Base of everything that the client and the builders raise."""
+    """Base of everything that the client and the builders raise.
+
+    >>> issubclass(raftflow.TaskFailed, raftflow.ClientError)
+    True
+    """
 
 
 class UsageError(ClientError, ValueError):
-    """A mistake of the caller: no peers, an invalid address, a function that agents cannot import."""
+    """A mistake of the caller: no peers, an invalid address, a function that agents cannot import.
+
+    >>> client.run(lambda: 1)
+    Traceback (most recent call last):
+    raftflow.sdk.errors.UsageError: a lambda has no name, ...
+    """

@@ -63,7 +63,14 @@ recorder: ContextVar[CallRecorder | None] = ContextVar("recorder", default=None)
 
 
 class TaskFunction(Generic[P, R_co]):
-    """A function with the options of its tasks. Calling it runs it here, as without the decorator."""
+    """A function with the options of its tasks. Calling it runs it here, as without the decorator.
+
+    >>> root = raftflow.task(math.sqrt, retries=3)
+    >>> root(16)
+    4.0
+    >>> client.run(root.options(resources={"cpu": 0.5}), 16)
+    4.0
+    """
 
     __qualname__: str
 
@@ -163,6 +170,12 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     Options are those of `TaskOptions`: keys of a task in a workflow document, `labels` that the agent must carry, and
     `exclusive` for a task that runs alone on its agent. Wrong values are refused when a call of the function is
     submitted. Raises `UsageError` for unknown options.
+
+    >>> @raftflow.task(retries=3, resources={"cpu": 2})
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> double(21)
+    42
     """
     decorator = TaskDecorator(_fields(options))
     return decorator if function is None else decorator(function)

@@ -1,0 +1,63 @@
+"""The examples in the docstrings of all public names work."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import inspect
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import raftflow
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
+
+NAMES = sorted(raftflow._MODULES)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    made = LocalCluster.create(tmp_path_factory.mktemp("doctests") / "cluster", ClusterOptions(agents=1))
+    made.start()
+    made.wait_leader()
+    made.wait_agents()
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def names(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What the examples may use without saying where it comes from."""
+    monkeypatch.setenv("RAFTFLOW_PEERS", ",".join(cluster.urls))
+    monkeypatch.setenv("RAFTFLOW_TOKEN", cluster.token)
+    with raftflow.Client() as client:
+        yield {
+            "__name__": "program",
+            "raftflow": raftflow,
+            "client": client,
+            "asyncio": asyncio,
+            "math": math,
+            "time": time,
+        }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_has_an_example_that_works(names: dict[str, Any], name: str) -> None:
+    thing = getattr(raftflow, name)
+    file = Path(inspect.getsourcefile(thing) or "")
+    example = doctest.DocTestParser().get_doctest(inspect.getdoc(thing) or "", names, name, str(file), None)
+    assert example.examples, f"the docstring of raftflow.{name} has no example"
+    told: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    runner.run(example, out=told.append)
+    assert not runner.failures, "".join(told)
+
+
+def test_all_public_names_are_declared_for_type_checkers() -> None:
+    declared = Path(raftflow.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    assert {line.split()[-1] for line in declared.splitlines() if line.startswith("from")} == set(NAMES)

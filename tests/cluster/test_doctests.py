@@ -34,7 +34,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 def names(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """What the examples may use without saying where it comes from."""
     monkeypatch.setenv("RAFTFLOW_PEERS", ",".join(cluster.urls))
-    monkeypatch.setenv("RAFTFLOW_TOKEN", cluster.token)
+    if cluster.token is not None:
+        monkeypatch.setenv("RAFTFLOW_TOKEN", cluster.token)
     with raftflow.Client() as client:
         yield {
             "__name__": "program",

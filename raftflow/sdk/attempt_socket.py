@@ -25,7 +25,12 @@ _THREADS_MAX: Final = 6
 
 
 class CallRefused(ClientError):  # noqa: N818 - as the errors of the client
-    """The agent or the cluster refused what a task asked: `kind` says why in one word, the text what to do."""
+    """The agent or the cluster refused what a task asked: `kind` says why in one word, the text what to do.
+
+    >>> refusal = raftflow.CallRefused("limit", "a task has at most 20,000 steps")
+    >>> print(refusal.kind, refusal, sep=": ")
+    limit: a task has at most 20,000 steps
+    """
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)

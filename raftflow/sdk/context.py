@@ -33,7 +33,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The attempt that is running."""
+    """The attempt that is running.
+
+    Outside of a cluster its steps run each time, so a function with a context can be tried in a test:
+
+    >>> ctx = raftflow.Context("wf-1", "demo", attempt=1, fence=7)
+    >>> ctx.step("root", math.sqrt, 16)
+    4.0
+    """
 
     workflow: str
     task: str
@@ -123,7 +130,12 @@ def _socket_of(context: Context) -> AttemptSocket | None:
 
 
 def current() -> Context:
-    """Return the running attempt. Raises `RuntimeError` outside of a task."""
+    """Return the running attempt. Raises `RuntimeError` outside of a task.
+
+    >>> raftflow.current()
+    Traceback (most recent call last):
+    RuntimeError: raftflow.current() works inside a task that an agent runs as a python callable
+    """
     if _current is None:
         raise RuntimeError("raftflow.current() works inside a task that an agent runs as a python callable")
     return _current
@@ -149,6 +161,11 @@ def progress(done: float) -> None:
     """Report how much of this task is done, from 0 to 1. Cheap in a loop; does nothing outside of a task.
 
     Raises `ValueError` if `done` is not in that range.
+
+    >>> raftflow.progress(0.5)
+    >>> raftflow.progress(2)
+    Traceback (most recent call last):
+    ValueError: progress is a number from 0 to 1, not 2
     """
     global _progress_at_s  # noqa: PLW0603 - one attempt runs in a process at a time
     if not 0.0 <= done <= 1.0:

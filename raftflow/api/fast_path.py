@@ -1,11 +1,11 @@
-"""The fast path: answers agents' polls and small submissions without the web framework.
+"""The fast path: answers agents' polls, calls of attempts and small submissions without the web framework.
 
 Through the framework the poll of an idle agent costs some 0.2 ms, mostly in general machinery: parser, request
-object, router, middleware, response object. Thousands of idle agents, every hop of a chain of short tasks, and every
-small workflow would pay that. So the fast path reads a request from the bytes as they arrive if it is plainly a poll
-or a small submission: these paths, no header that would change its meaning, framed by a Content-Length. Every other
-request goes to aiohttp unchanged, and so does every request that would be refused: one piece of code judges what is
-odd. A submission also goes there if its replica stops leading meanwhile, to be forwarded.
+object, router, middleware, response object. Thousands of idle agents, every hop of a chain of short tasks, every
+durable step and every small workflow would pay that. So the fast path reads a request from the bytes as they arrive
+if it is plainly one of these: these paths, no header that would change its meaning, framed by a Content-Length.
+Every other request goes to aiohttp unchanged, and so does every request that would be refused: one piece of code
+judges what is odd. A submission also goes there if its replica stops leading meanwhile, to be forwarded.
 
 Access, the wait for a leader, limits, problems and the headers of answers are the framework's: `access_control`,
 `leader_wait`, `body_bytes_max`, `problems`, `answer_headers`.
@@ -32,11 +32,11 @@ from raftflow.api.forwarding.proof import UNKNOWN_CLIENT
 from raftflow.api.http import problems
 from raftflow.api.http.answer_headers import AnswerHeaders
 from raftflow.api.http.problems import ProblemError
-from raftflow.api.routes.agents import POLL_ROUTE, answer_poll, poll_answer, read_poll
+from raftflow.api.routes.agents import POLL_ROUTE, answer_calls, answer_poll, poll_answer, read_poll
 from raftflow.api.routes.workflows import OFF_LOOP_BYTES, SUBMIT_ROUTE, submit_document
 from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError
 from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
-from raftflow.domain.contract.operations.agents import POLL
+from raftflow.domain.contract.operations.agents import POLL, SEND_CALLS
 from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.operations.workflows import SUBMIT_WORKFLOW
 from raftflow.domain.contract.views import HEADER_IDEMPOTENCY_KEY
@@ -53,8 +53,9 @@ if TYPE_CHECKING:
 
 _HEAD_END = b"\r\n\r\n"
 _PREFIX = b"POST /v1/"
+_NAME = "([A-Za-z0-9_.:@+-]{1,200})"
 _FIRST = re.compile(
-    rf"POST ({POLL.target('([A-Za-z0-9_.:@+-]{1,200})')}|{SUBMIT_WORKFLOW.path}) HTTP/1\.1(?:\r\n|\Z)".encode()
+    rf"POST ({POLL.target(_NAME)}|{SEND_CALLS.target(_NAME)}|{SUBMIT_WORKFLOW.path}) HTTP/1\.1(?:\r\n|\Z)".encode()
 )
 _LEADER_PREFIX = f"GET {SHOW_LEADER.path}?".encode()
 _LEADER = re.compile(
@@ -70,6 +71,7 @@ _KEY = HEADER_IDEMPOTENCY_KEY.lower().encode()
 _PLAIN_SUBMISSION = _PLAIN | {_KEY}
 _JSON = {"Content-Type": "application/json"}
 _POLL: OperationKey = (POLL.method, POLL.path)
+_CALLS: OperationKey = (SEND_CALLS.method, SEND_CALLS.path)
 _SUBMIT: OperationKey = (SUBMIT_WORKFLOW.method, SUBMIT_WORKFLOW.path)
 _SHOW_LEADER: OperationKey = (SHOW_LEADER.method, SHOW_LEADER.path)
 _STATUS_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -81,7 +83,7 @@ class RawRequest(NamedTuple):
 
     path: str
     agent: str
-    """The agent that polls; empty for a submission."""
+    """The agent that polls or sends calls; empty for a submission."""
     key: str
     """The idempotency key of a submission; empty for none."""
     size: int
@@ -92,12 +94,16 @@ class RawRequest(NamedTuple):
     """When its head was read."""
     asks: tuple[int, float] | None = None
     """Set if a client asks who leads: the term that it knows, and how many seconds the answer may be held."""
+    is_calls: bool = False
+    """It carries calls of attempts."""
 
     @property
     def operation(self) -> OperationKey:
         """The operation that it asks for, as metrics name it."""
         if self.asks is not None:
             return _SHOW_LEADER
+        if self.is_calls:
+            return _CALLS
         return _POLL if self.agent else _SUBMIT
 
 
@@ -136,7 +142,7 @@ class FastPath:
         headers = plain_headers(head)
         if match is None or headers is None:
             return None
-        agent = match[2] or b""
+        agent = match[2] or match[3] or b""
         if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._access.allows(headers):
             return None
         length, key = headers.get(b"content-length", b""), headers.get(_KEY)
@@ -151,7 +157,15 @@ class FastPath:
         size = body_at + int(length)
         if not agent and len(data) < size:
             return None
-        return RawRequest(match[1].decode(), agent.decode(), (key or b"").decode(), size, body_at, now_s())
+        return RawRequest(
+            match[1].decode(),
+            agent.decode(),
+            (key or b"").decode(),
+            size,
+            body_at,
+            now_s(),
+            is_calls=match[3] is not None,
+        )
 
     def _read_leader(self, data: bytes) -> RawRequest | None:
         """Return the request that asks who leads. Agents keep one at a replica that does not lead."""
@@ -180,7 +194,7 @@ class FastPath:
             self.taken += 1
             replica.news.ask(*request.asks, partial(self._send_leader, request, send))
             return True
-        if not request.agent or not replica.leader.leading:
+        if not request.agent or request.is_calls or not replica.leader.leading:
             return False
         try:
             poll = read_poll(body)
@@ -262,6 +276,8 @@ class FastPath:
         """Answer on the leader. Raises `NotLeaderError` if another replica leads, `ProblemError`, `ProposeError`."""
         if not self._replica.leader.leading:
             raise self._replica.submitter.no_leader_error()
+        if request.is_calls:
+            return 200, _JSON, encode(await answer_calls(self._replica, request.agent, body))
         if request.agent:
             return 200, _JSON, encode(await answer_poll(self._replica, request.agent, body))
         answer = await submit_document(self._replica, body, request.key, client)

@@ -44,6 +44,14 @@ def test_a_map_is_timed_beside_its_document(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_steps_are_timed_in_sequence_and_at_once(tmp_path: Path) -> None:
+    result = main.run("steps", runs=1, data_dir=tmp_path, tasks=20, slots=2, agents=1, at_once=2, steps_each=5)
+    assert (result["name"], len(result["runs"]), result["tasks"], result["versus"]) == ("steps", 1, 20, {})
+    assert set(result["median"]) == {"ms_p50", "ms_p99", "per_s"}
+    assert all(value > 0 for value in result["median"].values())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_task_that_fails_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "PROGRAM", "/bin/false")
     with pytest.raises(BenchError, match="ended as failed"):

@@ -26,6 +26,7 @@ from raftflow.domain.contract.views import (
     HEADER_CLOCK,
     AgentView,
     CallsRequest,
+    CallsResponse,
     DrainRequest,
     FieldProblem,
     ForgottenAgent,
@@ -133,8 +134,12 @@ def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
 
 async def send_calls(call: Request) -> Response:
     """Answer what running attempts of an agent ask."""
-    request = decode(call.body, CallsRequest)
-    return Response(await call.replica.attempt_calls.answer(call.path("id"), request))
+    return Response(await answer_calls(call.replica, call.path("id"), call.body))
+
+
+async def answer_calls(replica: Replica, name: str, body: bytes) -> CallsResponse:
+    """Answer calls of attempts on the leader. Raises `ProblemError`s and `ProposeError`s."""
+    return await replica.attempt_calls.answer(name, decode(body, CallsRequest))
 
 
 async def list_agents(call: Request) -> Response:

@@ -30,15 +30,21 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
     type=click.Choice(["kill", "silent", "stop"]),
     help="failover: SIGKILL (default), its machine's packets dropped (needs root), SIGSTOP.",
 )
-@click.option("--versus", metavar="PEER,...", callback=_names, help="dask, ray, celery, procrastinate; commit: etcd.")
+@click.option(
+    "--versus",
+    metavar="PEER,...",
+    callback=_names,
+    help="dask, ray, celery, procrastinate; commit: etcd; steps: dbos, restate.",
+)
 @output_option
 def bench(name: str, output: str, **given: Any) -> None:
     """Run the benchmark NAME and print its figures.
 
-    lifecycle, chain, fanout, subprocess: workflows from submission to known results. failover: from a leader's end to
-    work. recovery: from a kill of all replicas to work. commit, apply, place, snapshot, agents: single parts. pauses,
-    flood: what others notice of many tasks and of an attack. soak: hours at half load. --versus runs other systems in
-    the same run, each in a virtual environment of its own; a ratio above 1 means that raftflow is better.
+    lifecycle, chain, fanout, subprocess: workflows from submission to known results. steps: durable steps. failover:
+    from a leader's end to work. recovery: from a kill of all replicas to work. commit, apply, place, snapshot,
+    agents: single parts. pauses, flood: what others notice of many tasks and of an attack. soak: hours at half
+    load. --versus runs other systems in the same run, each in a virtual environment of its own; a ratio above 1
+    means that raftflow is better.
     """
     from raftflow.bench import main as benches  # noqa: PLC0415 - heavy
 

@@ -1,0 +1,103 @@
+"""steps: durable steps of one task in sequence, and of many tasks at once.
+
+A step is recorded in the log of three replicas with real disks before the next line of its task runs. Tasks are
+python functions in workers, so a step is a line on a Unix socket, an HTTP exchange of the agent that others share,
+and a commit. For the many tasks the clock begins when all of them have started: what is measured are steps, not
+starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from raftflow.bench.figures import summary, times_better
+from raftflow.bench.load.jobs import RUN_LIMIT_S, bench_cluster
+from raftflow.bench.load.peer import Peer
+from raftflow.bench.load.step_tasks import GO, sequence
+from raftflow.bench.load.usage import machine_load
+from raftflow.bench.settings import BenchError, Settings
+from raftflow.client.aio import AsyncClient
+
+if TYPE_CHECKING:
+    from raftflow.local.cluster import LocalCluster
+
+FIGURES: Final = ("ms_p50", "ms_p99", "per_s")
+_WARM_UP_STEPS: Final = 50
+_LOOK_EVERY_S: Final = 0.02
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Run both parts `settings.runs` times, beside the systems to compare with, and return the figures."""
+    runs: list[dict[str, Any]] = []
+    theirs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.versus}
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer(name, "steps", settings)) for name in settings.versus]
+        cluster = stack.enter_context(bench_cluster(settings))
+        for peer in peers:
+            peer.suspend()
+        asyncio.run(_warm_up(settings, cluster))
+        for number in range(settings.runs):
+            runs.append(asyncio.run(_one_run(settings, cluster, settings.directory / f"gate{number}")))
+            for peer in peers:
+                peer.resume()
+                theirs[peer.name].append(peer.ask())
+                peer.suspend()
+        versions = {peer.name: peer.versions for peer in peers}
+    result: dict[str, Any] = {"name": "steps", "runs": runs, **summary(runs, FIGURES), "versus": {}}
+    for name, found in theirs.items():
+        other = summary(found, FIGURES)
+        ratios = {
+            figure: times_better(figure, result["median"][figure], other["median"][figure]) for figure in FIGURES
+        }
+        result["versus"][name] = {**other, "ratio": ratios["ms_p50"], "ratios": ratios, "versions": versions[name]}
+    fixed = {"slots": settings.slots, "agents": settings.agents, "at_once": settings.at_once}
+    return {**result, "tasks": settings.tasks, "fixed": {**fixed, "steps_each": settings.steps_each}}
+
+
+async def _warm_up(settings: Settings, cluster: LocalCluster) -> None:
+    """Let workers start, and connections be made."""
+    async with AsyncClient(cluster.urls) as client:
+        await client.run(sequence, _WARM_UP_STEPS)
+        await _time_at_once(settings, client, settings.directory / "gate")
+
+
+async def _one_run(settings: Settings, cluster: LocalCluster, gate: Path) -> dict[str, Any]:
+    load = machine_load()
+    async with AsyncClient(cluster.urls) as client:
+        found_us = sorted(await client.run(sequence, settings.tasks))
+        seconds = await _time_at_once(settings, client, gate)
+    return {
+        "ms_p50": found_us[len(found_us) // 2] / 1e3,
+        "ms_p99": found_us[len(found_us) * 99 // 100] / 1e3,
+        "per_s": settings.at_once * settings.steps_each / seconds,
+        "load_before": load,
+    }
+
+
+async def _time_at_once(settings: Settings, client: AsyncClient, gate: Path) -> float:
+    """Return the seconds from the moment when all tasks may begin until all results are here. Raises `BenchError`."""
+    await asyncio.to_thread(gate.mkdir)
+    task = {
+        "python": "raftflow.bench.load.step_tasks:gated",
+        "args": [settings.steps_each, str(gate)],
+        "resources": {"cpu": settings.slots / settings.at_once},
+    }
+    tasks = [{"id": f"t{number}", **task} for number in range(settings.at_once)]
+    workflow = (await client.submit({"name": "steps", "tasks": tasks})).id
+    deadline_s = time.monotonic() + RUN_LIMIT_S
+    while len(await asyncio.to_thread(os.listdir, gate)) < settings.at_once:
+        if time.monotonic() > deadline_s:
+            raise BenchError("not all tasks have started")
+        await asyncio.sleep(_LOOK_EVERY_S)
+    began = time.perf_counter()
+    await asyncio.to_thread((gate / GO).touch)
+    view = await client.wait(workflow, timeout_s=RUN_LIMIT_S, check=False)
+    seconds = time.perf_counter() - began
+    if view.state != "succeeded":
+        raise BenchError(f"the workflow ended as {view.state}: {view.tasks}")
+    return seconds

@@ -126,6 +126,14 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
             1,
         ),
     ] = limits.INPUTS_BYTES_MAX
+    code_bytes_max: Annotated[
+        int,
+        setting(
+            "Bytes of code bundles that are kept unpacked in the work directory; the least recently used go first. "
+            "Those of attempts that run are kept beyond it.",
+            0,
+        ),
+    ] = 1 << 30
     keep_attempts_max: Annotated[
         int,
         setting("Ended attempts whose output is kept, also over restarts of the agent; the oldest go first.", 1),

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from raftflow.agent.attempts.fetching import AttemptFetcher
 from raftflow.agent.attempts.fitness import MachineProbe
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig, AgentConfigError
@@ -31,6 +32,7 @@ from raftflow.agent.launcher.hardening import (
 from raftflow.agent.loop import AgentLoop
 from raftflow.agent.output.output_uploads import OutputUploads
 from raftflow.agent.output.store import OutputStore
+from raftflow.agent.workdir.code import CodeCache
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.agent.workdir.inputs import InputFolder, InputsFetcher
 from raftflow.domain.contract.views import RegisterResponse, ReportedEnd
@@ -128,7 +130,10 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     executors = make_executors(ExecutorContext(config, launcher, store, work, channel))
     config = msgspec.structs.replace(config, labels={**config.labels, **capability_labels(executors)})
     inputs = InputFolder(work)
-    fetcher = InputsFetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
+    code = CodeCache(leader, work, bytes_max=config.code_bytes_max)
+    fetcher = AttemptFetcher(
+        InputsFetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max), code
+    )
     renewals = _LeaseRenewals(launcher)
 
     def registered(registration: RegisterResponse) -> None:
@@ -144,7 +149,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
             before_end=before_end,
             on_end=on_end,
             sample=launcher.sample,
-            fetch=fetcher.fetch,
+            fetcher=fetcher,
             shortage_since=shortage_since,
         )
 
@@ -181,6 +186,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         await channel.close()
         await leader.close()
         inputs.close()
+        code.close()
         if uploads is not None:
             await uploads.close(0.0 if agent.is_stopping_now else config.goodbye_timeout_s)
         store.close()

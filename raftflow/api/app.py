@@ -30,7 +30,7 @@ from raftflow.api.http.problems import ProblemError
 from raftflow.api.routes import large_submissions
 from raftflow.api.routes.table import routes_of
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.contract.operation import AnsweredBy
+from raftflow.domain.contract.operation import Access, AnsweredBy
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.views import HEADER_REQUEST_ID
 
@@ -118,6 +118,8 @@ class Api:
     def _serve(self, route: Route) -> Handler:
         async def serve(request: web.Request) -> web.StreamResponse:
             check_query(route, request)
+            if route.operation.access is Access.REPLICA and not self._proof.is_of_a_replica(request):
+                raise ProblemError(problems.FORBIDDEN, "only replicas of this cluster may ask for this")
             limit = body_bytes_max(route, self._limits)
             with self._budget.reserve(self._expected_bytes(request)):
                 body = await _read(route, request, limit)
@@ -142,7 +144,7 @@ async def _read(route: Route, request: web.Request, limit: int) -> bytes:
     if not request.can_read_body and (operation.body is None or not operation.body_required):
         return b""
     if operation.body is not None:
-        bodies.require_json(request)
+        bodies.require_media_type(request, operation.body_media_type)
     return await bodies.read_body(request, limit, route.cure)
 
 

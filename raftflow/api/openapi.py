@@ -141,7 +141,7 @@ def _describe_operation(operation: Operation[Any]) -> dict[str, Any]:
     if operation.body is not None:
         described["requestBody"] = {
             "required": operation.body_required,
-            "content": {"application/json": {"schema": _body_schema(operation)}},
+            "content": {operation.body_media_type: {"schema": _body_schema(operation)}},
         }
     if operation.access is Access.OPEN:
         described["security"] = []
@@ -175,6 +175,8 @@ def _body_schema(operation: Operation[Any]) -> dict[str, Any]:
 
 
 def _schema(used: Any) -> dict[str, Any]:
+    if used is bytes:
+        return _BINARY
     if isinstance(used, type) and issubclass(used, msgspec.Struct):
         return {"$ref": _REF.format(name=used.__name__)}
     return {"type": "object", "additionalProperties": True}

@@ -24,6 +24,7 @@ from raftflow.api.connection import ApiConnection
 from raftflow.api.diagnostics.host_facts import HostFacts
 from raftflow.api.fast_path import FastPath
 from raftflow.api.figures.request_counts import RequestCounts
+from raftflow.api.forwarding.bundle_peers import ApiBundlePeers
 from raftflow.api.forwarding.forwarder import CONNECTIONS_MAX, Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.http.access_control import AccessControl
@@ -150,6 +151,7 @@ class HttpServer:
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
         forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
+        replica.bundles.peers = ApiBundlePeers(forwarder.ensure_session, proof, config.token, config.name)
         self._host_facts = HostFacts(replica, figures.syncs)
         api = Api(replica, forwarder, self.admission, access, proof, self._host_facts)
         self._connection_options: dict[str, Any] = {

@@ -25,6 +25,7 @@ _COMMANDS = {
     "workflow": ("cluster_commands.workflow", "Submit workflows, watch and control them."),
     "task": ("cluster_commands.task", "Look at tasks, their output, and why they wait."),
     "cache": ("cluster_commands.cache", "Results that equal tasks share: list, clear."),
+    "bundle": ("cluster_commands.bundle", "Code that travels with workflows: list, show, send."),
     "ledger": ("cluster_commands.ledger", "Who uses which resources, and whether all invariants hold."),
     "audit": ("cluster_commands.audit", "What every replica applied, and whether all agree."),
     "snapshot": ("cluster_commands.snapshot", "A backup of a whole cluster in one file: save, inspect, verify."),

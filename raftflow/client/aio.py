@@ -32,6 +32,7 @@ from raftflow.domain.contract.views import (
     MemberList,
     TransferRequest,
 )
+from raftflow.sdk.code import FolderCode
 
 _STALE: Final = {STALE.name: "1"}
 
@@ -60,6 +61,7 @@ class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
         timeout_s: float | None = None,
         environ: Mapping[str, str] | None = None,
         cache_folder: Path | None = None,
+        code: Path | str | None = None,
     ) -> None:
         """Check the settings without connecting. Raises `UsageError`.
 
@@ -68,7 +70,8 @@ class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
         `RAFTFLOW_REQUEST_TIMEOUT`), then in the table `[client]` of the file that `RAFTFLOW_CONFIG` names.
         `environ` replaces `os.environ`; with `{}` only the arguments count. `timeout_s` is how long one
         call is retried, 30 s by default. `cache_folder` is where the peer that answered is remembered for the next
-        process; None: it is not remembered.
+        process; None: it is not remembered. `code` is a folder whose files travel with every workflow of this
+        client: python tasks find their modules there first.
         """
         given = {
             "peers": peers,
@@ -90,6 +93,8 @@ class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
             cache_folder=cache_folder,
         )
         self._calls = OperationCalls(self._transport)
+        self._code = None if code is None else FolderCode(code)
+        self._sent = set()
 
     async def __aenter__(self) -> Self:
         return self

@@ -139,6 +139,7 @@ class Client:
         timeout_s: float | None = None,
         environ: Mapping[str, str] | None = None,
         cache_folder: Path | None = None,
+        code: Path | str | None = None,
     ) -> None:
         """Check the settings as `AsyncClient` does, without connecting. Raises `UsageError`."""
         self._client = AsyncClient(
@@ -150,6 +151,7 @@ class Client:
             timeout_s=timeout_s,
             environ=environ,
             cache_folder=cache_folder,
+            code=code,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -244,6 +246,10 @@ class Client:
     def watch(self, workflow_id: str, *, timeout_s: float | None = None) -> Iterator[WorkflowView]:
         """Yield a workflow now and whenever it has changed, the last time when it has ended."""
         return self._iterate(self._client.watch(workflow_id, timeout_s=timeout_s))
+
+    bundles = _blocking(AsyncClient.bundles)
+    bundle = _blocking(AsyncClient.bundle)
+    send_bundle = _blocking(AsyncClient.send_bundle)
 
     # --- functions
 

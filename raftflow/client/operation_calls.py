@@ -60,6 +60,7 @@ class OperationCalls:
             operation.target(*map(_quote, parts)),
             params={name: str(value) for name, value in (params or {}).items() if value is not None},
             body=None if body is None else _encode(operation, body),
+            media_type=operation.body_media_type,
             idempotency_key=idempotency_key,
             replica=replica,
             once=once,
@@ -94,6 +95,8 @@ class OperationCalls:
 
 def _encode(operation: Operation[Any], body: Any) -> bytes:
     """Return the body of a request. Raises `UsageError` with the path of what cannot be JSON."""
+    if operation.body is bytes and isinstance(body, bytes):
+        return body
     expected = Mapping if operation.body is dict else operation.body
     if not isinstance(body, expected):
         raise TypeError(f"{operation.name} takes a {expected.__name__}, not {body!r:.80}")

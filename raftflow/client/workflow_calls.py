@@ -7,8 +7,10 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from raftflow.client.errors import UsageError, WorkflowFailed, too_late
-from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls
+from raftflow.client.bundle_calls import BundleCalls
+from raftflow.client.errors import NotFound, UsageError, WorkflowFailed, too_late
+from raftflow.client.http.calls import new_key
+from raftflow.client.operation_calls import PAGE_SIZE
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import (
     PriorityRequest,
@@ -61,10 +63,9 @@ class AsyncWorkflowRun(WorkflowCreated, kw_only=True, dict=True):
         return client
 
 
-class WorkflowCalls:
+class WorkflowCalls(BundleCalls):
     """Methods of `AsyncClient`."""
 
-    _calls: OperationCalls
     _transport: Transport
 
     async def submit(
@@ -73,17 +74,29 @@ class WorkflowCalls:
         """Submit a workflow document (or a `Workflow`). Return its id, its warnings, and methods to wait for it.
 
         Your own key makes the submission safe to repeat across calls and processes: the same key gives the same
-        workflow. Raises `Refused` with every fault if the document is broken.
+        workflow. Raises `Refused` with every fault if the document is broken. The code of the client, if it has
+        some, goes with the workflow, unless the document names its own.
         """
         if not isinstance(workflow, Mapping) and not hasattr(workflow, "document"):
             raise UsageError(f"a workflow is a dict or a `Workflow`, not {workflow!r:.80}")
         document = workflow if isinstance(workflow, Mapping) else workflow.document()
-        created = await self._calls.call(
-            operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=idempotency_key
-        )
+        created = await self._submit(document, new_key() if idempotency_key is None else idempotency_key)
         run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
         run.__dict__["client"] = self
         return run
+
+    async def _submit(self, document: Mapping[str, Any], key: str) -> WorkflowCreated:
+        """Submit a document, after its code."""
+        if self._code is None or document.get("code") is not None:
+            return await self._calls.call(operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=key)
+        bundle = await asyncio.to_thread(self._code.bundle)
+        document = {**document, "code": bundle.digest}
+        await self._ensure_bundle(bundle)
+        try:
+            return await self._calls.call(operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=key)
+        except NotFound:  # the cluster has forgotten the bundle
+            await self._send_bundle(bundle)
+            return await self._calls.call(operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=key)
 
     async def workflow(self, workflow_id: str) -> WorkflowView:
         """Return one workflow: state, counts, times. Raises `NotFound`."""

@@ -16,6 +16,8 @@ import raftflow
 from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.audit.frames import AuditError
 from raftflow.coordinator.audit.verify import verify_audit
+from raftflow.coordinator.bundles.replication import BundleReplication
+from raftflow.coordinator.bundles.store import BundleStore
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.cluster_view import ClusterView
 from raftflow.coordinator.commit.commit_times import CommitTimes
@@ -172,6 +174,15 @@ class Replica:
             now_ms=self.clock.now_ms,
             on_bug=self._fail,
         )
+        self.bundles = BundleReplication(
+            name=config.name,
+            machine=self.machine,
+            store=BundleStore(fs, config.data_dir),
+            fs=fs,
+            submitter=self.submitter,
+            cluster=self.cluster,
+            clock=self.clock,
+        )
         self.membership = MembershipAdmin(
             name=config.name,
             log=self.log,
@@ -200,7 +211,8 @@ class Replica:
         try:
             await self.log.start()
             self._hosted.open_audit()
-        except (LogFailedError, AuditError) as error:
+            self.bundles.start()
+        except (LogFailedError, AuditError, OSError) as error:
             await self.log.close()
             await self.audit.close()
             raise start_failure_for(error) from error
@@ -233,6 +245,7 @@ class Replica:
         self.uploads.stop()
         self.submitter.refuse()
         self.snapshots.close()
+        await self.bundles.stop()
         await self.log.close()
         await self.submitter.close()
         await self.audit.close()
@@ -293,6 +306,7 @@ class Replica:
         A listener proposes commands or wakes somebody. None changes the state, so none can spoil it for the next.
         """
         self.clock.follow()
+        self.bundles.on_applied()
         events = result.events
         if self.awaited.count:
             self.awaited.on_applied(events)

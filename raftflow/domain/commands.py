@@ -54,6 +54,8 @@ class BeginWorkflow(Command, frozen=True, tag="workflow.begin"):
     priority: int = 50
     on_failure: OnFailure = "stop"
     max_parallel: int | None = None
+    code: str = ""
+    """Digest of its code bundle, empty for none."""
 
 
 class TaskPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -362,6 +364,27 @@ class RetireWorkflows(Command, frozen=True, tag="workflows.retire"):
     count_max: int = 1_000
 
 
+class RegisterBundle(Command, frozen=True, tag="bundles.register"):
+    """Let workflows refer to a code bundle. Replies `Done`.
+
+    The leader proposes it when a majority of the voters has the bundle on the disk. A bundle that is known already
+    counts as used now, so that a workflow can refer to it for a while.
+    """
+
+    digest: str
+    size: int
+
+
+class RetireBundles(Command, frozen=True, tag="bundles.retire"):
+    """Forget bundles that no workflow refers to, and none has for `unused_ms`. Replies `BundlesRetired`.
+
+    Every bundle is checked alone, and the others are passed over.
+    """
+
+    digests: tuple[str, ...]
+    unused_ms: int
+
+
 class ClearCache(Command, frozen=True, tag="cache.clear"):
     """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all. Replies `Cleared`."""
 
@@ -413,6 +436,8 @@ AnyCommand = (
     | FireTimers
     | ContinueAgenda
     | RetireWorkflows
+    | RegisterBundle
+    | RetireBundles
     | RaiseFeatureLevel
     | ClearCache
 )

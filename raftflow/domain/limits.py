@@ -98,6 +98,22 @@ PIECE_NEEDS_MAX = 10_000
 PIECE_BYTES_MAX = 256 * 1024
 """Bytes of the profiles and tasks of one piece."""
 
+BUNDLES_MAX = 1_000
+"""Code bundles that the cluster keeps."""
+BUNDLE_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of one code bundle."""
+BUNDLES_BYTES_MAX = 2 * 1024 * 1024 * 1024
+"""Bytes of all code bundles that the cluster keeps."""
+BUNDLE_FILES_MAX = 4_000
+BUNDLE_PATH_CHARS_MAX = 512
+"""Characters of the path of a file in a bundle."""
+BUNDLE_PIECE_BYTES_MAX = 1024 * 1024
+"""Bytes of a bundle that one request reads."""
+BUNDLE_UNUSED_MS = 3600 * 1000
+"""A bundle that no kept workflow refers to is forgotten after this time."""
+BUNDLE_UNUSED_MIN_MS = 60 * 1000
+"""The same if the room is needed for others."""
+
 AGENTS_MAX = 20_000
 
 TROUBLE_CHARS_MAX = 512

@@ -94,6 +94,12 @@ class Retired(_Reply, frozen=True, tag="retired"):
     workflow_ids: tuple[str, ...]
 
 
+class BundlesRetired(_Reply, frozen=True, tag="bundles"):
+    """Which code bundles were forgotten."""
+
+    digests: tuple[str, ...]
+
+
 class Cleared(_Reply, frozen=True, tag="cleared"):
     """How many cached results were forgotten."""
 
@@ -110,6 +116,7 @@ AnyReply = (
     | TasksSpawned
     | Fired
     | Retired
+    | BundlesRetired
     | Cleared
     | Rejection
 )

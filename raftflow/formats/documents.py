@@ -20,6 +20,7 @@ from raftflow.domain import limits
 from raftflow.domain.contract.views import FieldProblem
 from raftflow.domain.tasks.resources import MEMORY
 from raftflow.domain.tasks.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
+from raftflow.domain.values.code_bundle import is_digest
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, DocumentFaults, shown
 from raftflow.formats.foreign.other_systems import kind_of, refuse
@@ -33,7 +34,7 @@ __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
 ENTRY_OVERHEAD_BYTES = 4 * 1024
 """Room left in a log entry for what surrounds the workflow."""
 
-TOP_KEYS = ("$schema", "name", "priority", "on_failure", "max_parallel", "defaults", "tasks")
+TOP_KEYS = ("$schema", "name", "priority", "on_failure", "max_parallel", "code", "defaults", "tasks")
 _DELAY_MS = 1_000
 _DELAY_MAX_MS = 60_000
 
@@ -56,11 +57,19 @@ def normalize(document: object) -> WorkflowSpec:
     priority = _read_priority(document.get("priority", 50), faults)
     on_failure = _read_on_failure(document.get("on_failure", "stop"), faults)
     max_parallel = _read_max_parallel(document.get("max_parallel"), faults)
+    code = _read_code(document["code"], faults) if "code" in document else ""
     raw_tasks = _read_task_list(document, faults)
     reader = _TaskReader(faults)
     reader.read_defaults(document.get("defaults", {}))
     tasks = tuple(reader.read(number, raw) for number, raw in enumerate(raw_tasks))
-    spec = WorkflowSpec(name=name, tasks=tasks, priority=priority, on_failure=on_failure, max_parallel=max_parallel)
+    spec = WorkflowSpec(
+        name=name,
+        tasks=tasks,
+        priority=priority,
+        on_failure=on_failure,
+        max_parallel=max_parallel,
+        code=code,
+    )
     if tasks:
         for problem in check_graph(spec, PROBLEMS_MAX):
             if problem.path not in reader.bad_id_paths:
@@ -110,6 +119,13 @@ def _read_max_parallel(value: object, faults: DocumentFaults) -> int | None:
         return value
     faults.add("max_parallel", f"must be a whole number from 1 to {most}")
     return None
+
+
+def _read_code(value: object, faults: DocumentFaults) -> str:
+    if isinstance(value, str) and is_digest(value):
+        return value
+    faults.add("code", "must be the digest of a code bundle: 64 hexadecimal digits in lower case")
+    return ""
 
 
 def _read_task_list(document: Mapping[str, Any], faults: DocumentFaults) -> list[Any]:

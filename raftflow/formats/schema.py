@@ -19,6 +19,7 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.tasks.resources import AMOUNT_PATTERN, SIZE_PATTERN
 from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS, OnFailure, TaskSpec, WorkflowSpec
+from raftflow.domain.values.code_bundle import DIGEST_PATTERN
 from raftflow.domain.values.ids import NAME_PATTERN
 from raftflow.formats.documents import TOP_KEYS
 from raftflow.formats.readers import fields
@@ -141,6 +142,11 @@ class _SchemaParts:
                 "type": ["integer", "null"],
                 "minimum": 1,
                 "maximum": limits.TASKS_PER_WORKFLOW_MAX,
+            },
+            "code": {
+                "description": "Digest of the code bundle that the tasks run with.",
+                "type": "string",
+                "pattern": f"^{DIGEST_PATTERN}$",
             },
             "defaults": self._to("TaskDefaults"),
             "tasks": {

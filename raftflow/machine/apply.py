@@ -45,6 +45,7 @@ from raftflow.machine.commands import (
     agenda,
     agents,
     attempts,
+    bundles,
     children,
     features,
     placements,
@@ -88,6 +89,8 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.FireTimers: ("timers.fire", timers.fire_timers, ""),
     c.ContinueAgenda: ("agenda.continue", agenda.continue_agenda, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
+    c.RegisterBundle: ("bundles.register", bundles.register_bundle, "digest"),
+    c.RetireBundles: ("bundles.retire", bundles.retire_bundles, ""),
     c.RaiseFeatureLevel: ("features.raise", features.raise_level, ""),
     c.ClearCache: ("cache.clear", cache.clear_cache, ""),
 }

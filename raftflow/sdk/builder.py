@@ -87,12 +87,18 @@ class Workflow:
         priority: int = 50,
         on_failure: Literal["stop", "continue"] = "stop",
         max_parallel: int | None = None,
+        code: str | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin without tasks; `defaults` are fields for every task that does not have them."""
+        """Begin without tasks; `defaults` are fields for every task that does not have them.
+
+        `code` is the digest of a code bundle that the cluster has; without it the code of the client goes along.
+        """
         self._document: dict[str, Any] = {"name": name, "priority": priority, "on_failure": on_failure, "tasks": []}
         if max_parallel is not None:
             self._document["max_parallel"] = max_parallel
+        if code is not None:
+            self._document["code"] = code
         if defaults:
             self._document["defaults"] = dict(defaults)
         self._ids: set[str] = set()

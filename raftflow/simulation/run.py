@@ -21,7 +21,7 @@ from raftflow.coordinator.leader import leader_loop
 from raftflow.domain.features import NEEDS, NEXT_LEVEL, NEXT_VERSION
 from raftflow.replication.raft.bounds import claims_needed
 from raftflow.replication.raft.rules import NO_RULES
-from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
+from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end, missing_bundles
 from raftflow.simulation.checkers.history import RunHistory, Violation
 from raftflow.simulation.load.bursts import Bursts
 from raftflow.simulation.load.clients import SimClient
@@ -58,6 +58,7 @@ CORRUPTION_SHARE: Final = 0.5
 """Share of the runs of the family `repairs` that end with corrupted journals; the others end with wiped disks."""
 LEASE_MS: Final = 1_500
 RETIRE_EVERY_S: Final = 0.5
+BUNDLE_UNUSED_MS: Final = 3_000
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -324,6 +325,9 @@ class World:
 
         if not await self._until(equal, EQUAL_WITHIN_S):
             history.violation("no rest", f"the replicas do not become equal: {self._views()}")
+        hosts = [self.cluster.hosts[name] for name in self._members()]
+        if not await self._until(lambda: not missing_bundles(hosts), EQUAL_WITHIN_S):
+            history.violation("bundle missing", f"{missing_bundles(hosts)} {EQUAL_WITHIN_S:g} s after the rest")
 
     def _clients_at_rest(self) -> bool:
         """Return True when no request can change anything any more. A late request may open a workflow again."""
@@ -413,6 +417,7 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
             patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"),
             patch.object(membership_admin, "CHANGE_S", CHANGE_S),
             patch.object(leader_loop, "RETIRE_EVERY_S", RETIRE_EVERY_S),
+            patch.object(leader_loop, "BUNDLE_UNUSED_MS", BUNDLE_UNUSED_MS),
             patch.dict(NEEDS, NEXT_VERSION),
         ):
             yield

@@ -355,11 +355,13 @@ async def test_the_lease_is_looked_at_before_an_attempt_starts_with_its_inputs()
     async def fetch(_assignment: Any) -> Any:
         return SimpleNamespace(remove=lambda: removed.append(1))
 
+    fetcher: Any = SimpleNamespace(at_once=lambda _assignment: None, fetch=fetch)
+
     attempts = AttemptRunner(
         {CommandLine: executor},
         before_end=lambda: attempts.stop_all("abandoned", "the lease is over"),
         on_end=ends.append,
-        fetch=fetch,
+        fetcher=fetcher,
     )
     given = {"fence": 1, "workflow_id": "w", "workflow_name": "w", "task_id": "t", "attempt": 1, "resources": {}}
     attempts.start(Assignment(**given, program=CommandLine(("true",)), inputs_apart=InputsApart(count=1, size=1)))

@@ -99,7 +99,7 @@ def test_a_lock_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_what_an_agent_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
     work = WorkDirectory(tmp_path / "agent")
-    for part in ("exchange", "attempts", "workers", "inputs", "trash"):
+    for part in ("exchange", "attempts", "workers", "inputs", "code", "trash"):
         (tmp_path / "agent" / part / "old" / "older").mkdir(parents=True)
         (tmp_path / "agent" / part / "file").write_text("")
     work.close()
@@ -107,7 +107,7 @@ def test_what_an_agent_left_is_removed_at_the_next_start(tmp_path: Path) -> None
     store = OutputStore(work, count_max=10, bytes_max=1 << 20, age_max_s=60, output_bytes_max=1 << 20)
     work.trash.close(10)
     assert sorted(path.name for path in (tmp_path / "agent").rglob("*")) == [
-        "attempts", "exchange", "inputs", "lock", "logs.index", "trash", "workers",
+        "attempts", "code", "exchange", "inputs", "lock", "logs.index", "trash", "workers",
     ]  # fmt: skip
     store.close()
     work.close()

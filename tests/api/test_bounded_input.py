@@ -10,7 +10,7 @@ from msgspec import inspect
 
 from raftflow.domain import limits
 from raftflow.domain.commands import AnyCommand, SubmitWorkflow
-from raftflow.domain.contract.operation import AnsweredBy
+from raftflow.domain.contract.operation import Access, AnsweredBy
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.views import (
     AddMemberRequest,
@@ -61,6 +61,7 @@ def test_every_field_of_every_body_has_a_bound() -> None:
     bodies = {operation.body for operation in OPERATIONS if operation.body is not None}
     assert bodies == {
         dict,
+        bytes,  # a code bundle: `body_bytes` of the replica, and `read_bundle`
         RegisterRequest,
         PollRequest,
         DrainRequest,
@@ -68,7 +69,7 @@ def test_every_field_of_every_body_has_a_bound() -> None:
         AddMemberRequest,
         TransferRequest,
     }
-    found = [path for body in bodies - {dict} for path in unbounded(inspect.type_info(body), body.__name__)]
+    found = [path for body in bodies - {dict, bytes} for path in unbounded(inspect.type_info(body), body.__name__)]
     assert found == []
 
 
@@ -133,6 +134,7 @@ WORKFLOW_BEYOND: dict[str, dict[str, Any]] = {
     "tasks": {"tasks": [{"id": f"t{n}", "command": ["true"]} for n in range(limits.TASKS_PER_WORKFLOW_MAX + 1)]},
     "priority": {"priority": limits.PRIORITY_MAX + 1},
     "max_parallel": {"max_parallel": limits.TASKS_PER_WORKFLOW_MAX + 1},
+    "code": {"code": "a" * 65},
 }
 PROGRAM_KEYS = {"command", "python", "args", "kwargs"}
 """Keys of a task's document that are in its program."""
@@ -176,7 +178,7 @@ FROM: dict[str, dict[str, str]] = {
     "SubmitWorkflow": {"workflow_id": MADE, "spec": DOCUMENT},
     "BeginWorkflow": {
         **dict.fromkeys(("workflow_id", "tasks", "needs"), MADE),
-        **dict.fromkeys(("name", "priority", "on_failure", "max_parallel"), DOCUMENT),
+        **dict.fromkeys(("name", "priority", "on_failure", "max_parallel", "code"), DOCUMENT),
     },
     "AddTasks": {"workflow_id": MADE, "number": MADE, "profiles": DOCUMENT, "tasks": DOCUMENT},
     "FinishWorkflow": dict.fromkeys(("workflow_id", "fingerprint", "path"), MADE),
@@ -196,6 +198,8 @@ FROM: dict[str, dict[str, str]] = {
     "FireTimers": {},
     "ContinueAgenda": {},
     "RetireWorkflows": {"before_ms": MADE, "count_max": MADE},
+    "RegisterBundle": {"digest": PATH, "size": "the size of a body"},
+    "RetireBundles": {"digests": MADE, "unused_ms": MADE},
     "ClearCache": {"key": QUERY, "prefix": QUERY},
     "RaiseFeatureLevel": {"level": MADE, "supported": MADE},
 }
@@ -217,8 +221,10 @@ async def test_names_in_paths_and_texts_in_queries_are_bounded(one: Any) -> None
             body = {"incarnation": 1, "seq": 1} if operation.answered_by is AnsweredBy.LEADER_POLL else None
             if operation.body is not None and body is None:
                 body = {}
-            answer = await one.call(operation.method, path, body)
-            assert (answer.status, answer.word) == (404, "not-found"), path
+            headers = {} if operation.body is None else {"Content-Type": operation.body_media_type}
+            answer = await one.call(operation.method, path, body, headers=headers)
+            expected = (403, "forbidden") if operation.access is Access.REPLICA else (404, "not-found")
+            assert (answer.status, answer.word) == expected, path
         for param in operation.params:
             if param.kind == "string" and "{" not in operation.path:
                 answer = await one.call(operation.method, f"{operation.path}?{param.name}={'x' * 3_000}")

@@ -70,12 +70,14 @@ def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
 CALLERS = {
     UsedBy.CLIENT: (
         "client/aio.py",
+        "client/bundle_calls.py",
         "client/snapshots.py",
         "client/status_calls.py",
         "client/http/hedge.py",
         "client/workflow_calls.py",
     ),
     UsedBy.AGENT: ("agent/exchange/leader.py",),
+    UsedBy.REPLICA: ("api/forwarding/bundle_peers.py",),
 }
 
 

@@ -32,7 +32,7 @@ WITHOUT_OPERATION = {
     "snapshot verify": "reads a file",
 }
 """Verbs of the nouns below that stand for no operation, and why."""
-NOUNS = ("workflow", "task", "agent", "member", "cache", "ledger", "audit", "cluster", "snapshot")
+NOUNS = ("workflow", "task", "agent", "member", "cache", "bundle", "ledger", "audit", "cluster", "snapshot")
 
 
 def verbs_of(noun: str) -> dict[str, click.Command]:

@@ -158,11 +158,30 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     bag = tuple(TaskSpec(id=f"t{number}", program=CommandLine(("x",))) for number in range(50))
     yield (c.SubmitWorkflow(**stamp(), workflow_id="wf-12", spec=WorkflowSpec(name="bag", tasks=bag)),)
     yield (c.ControlWorkflow(**stamp("cancel-12"), workflow_id="wf-12", action="cancel"),)
+    yield from bundles(stamp, tasks)
     yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
     yield from online(stamp)
     yield from faults(stamp)
     yield from families(stamp)
     yield (c.ContinueAgenda(**stamp()),)
+
+
+def bundles(
+    stamp: Callable[..., dict[str, object]], tasks: tuple[TaskSpec, ...]
+) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield code bundles. One stays, with a workflow and an upload that refer to it; one is forgotten."""
+    kept, forgotten = "1" * 64, "2" * 64
+    yield (
+        c.RegisterBundle(**stamp(), digest=kept, size=1_000),
+        c.RegisterBundle(**stamp(), digest=forgotten, size=2_000),
+        c.RetireBundles(**stamp(), digests=(kept, forgotten, "3" * 64), unused_ms=1_500),
+    )
+    spec = WorkflowSpec(name="code", tasks=tasks, code=forgotten)
+    yield (c.SubmitWorkflow(**stamp("submit-18"), workflow_id="wf-18", spec=spec),)
+    yield (
+        c.BeginWorkflow(**stamp(), workflow_id="wf-19", name="pieces", tasks=2, needs=0, code=forgotten),
+        c.RetireBundles(**stamp(), digests=(forgotten,), unused_ms=0),
+    )
 
 
 def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:

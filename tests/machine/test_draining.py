@@ -10,9 +10,9 @@ from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
-from raftflow.machine.tables.agent_timers import AgentTimers
 from raftflow.machine.tables.agents import DRAIN_OVER
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE
+from raftflow.machine.tables.timers import AgentTimers
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from raftflow.domain.commands import RegisterBundle
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
 from raftflow.machine.read.invariants import PROBLEMS_MAX, check
 from raftflow.machine.tables.agents import DRAIN_OVER
@@ -217,3 +218,30 @@ def test_the_list_is_bounded(new_drive):
     for task in drive.machine.state.workflows["wf-1"].tasks:
         task.open_needs = 5
     assert len(check(drive.machine)) == PROBLEMS_MAX
+
+
+CODE = "a" * 64
+
+
+def _bundle(drive):
+    return drive.machine.state.bundles[CODE]
+
+
+BUNDLE_FAULTS = {
+    "makes no sense": lambda d: setattr(_bundle(d), "digest", "x"),
+    "was used in the future": lambda d: setattr(_bundle(d), "used_ms", 2**50),
+    "2 workflows counted that refer to it, there are 1": lambda d: setattr(_bundle(d), "workflows", 2),
+    "which is not known": lambda d: d.machine.state.bundles.forget(CODE),
+    "the limit is 2147483648": lambda d: setattr(_bundle(d), "size", 2**32),
+}
+
+
+@pytest.mark.parametrize("told", BUNDLE_FAULTS)
+def test_fault_of_a_bundle(drive, told):
+    drive.do(RegisterBundle(at_ms=drive.now_ms, actor="client:test", digest=CODE, size=10))
+    drive.submit(msgspec.structs.replace(drive.chain(1), code=CODE))
+    kept = drive.encoding()
+    BUNDLE_FAULTS[told](drive)
+    problems = check(drive.machine)
+    assert any(told in problem for problem in problems), problems
+    drive.machine.restore([kept])

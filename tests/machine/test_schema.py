@@ -87,13 +87,17 @@ def _retire(state: Any, workflows: Any) -> None:
         state.notes.pop(workflow.id, None)
 
 
+NEXT_FIELD = len(Header.__struct_fields__) + len(registry.saved_tables()) + len(registry.COUNTERS)
+"""The next place in the header."""
+
+
 def table_of(row: type[msgspec.Struct], bytes_of: Any = None) -> Table:
     """Declare the table, as a contributor would."""
     return Table(
         name="notes",
         about="notes by name",
         saved=saved_rows(
-            field=19, kind=b"N", row=row, rows=lambda state: state.notes.values(), add=_add, bytes_of=bytes_of
+            field=NEXT_FIELD, kind=b"N", row=row, rows=lambda state: state.notes.values(), add=_add, bytes_of=bytes_of
         ),
         derive=Reason("nothing of it follows from other tables"),
         problems=_problems,
@@ -214,7 +218,7 @@ def test_a_declaration_without_a_part_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="problems"):
         Table(name="notes", about="")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="problems"):
-        Counter(name="notes", field=19)  # type: ignore[call-arg]
+        Counter(name="notes", field=NEXT_FIELD)  # type: ignore[call-arg]
 
 
 def test_the_state_has_no_class_attributes_that_hide_a_table() -> None:

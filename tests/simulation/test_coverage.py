@@ -40,6 +40,8 @@ SENT_BY_THE_CODE_UNDER_TEST = {
     "OfferEnds": "agents that were lost offer what they finished",
     "RecallAttempts": "the leader balances queues",
     "RetireWorkflows": "the leader forgets finished workflows",
+    "RegisterBundle": "the leader registers a code bundle that a client sent",
+    "RetireBundles": "the leader forgets code bundles that nothing refers to",
     "ContinueAgenda": "the leader carries out large commands in pieces",
     "RaiseFeatureLevel": "the leader raises the level after an upgrade",
     "BeginWorkflow": "the upload of a large workflow",

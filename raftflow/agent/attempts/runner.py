@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import msgspec
 
+from raftflow.agent.attempts.fetching import FetchedFiles
 from raftflow.agent.attempts.usage import Sample, Usage, UsageWatch, to_mib
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import ExecutionEnd, Executor, WatchTarget
 from raftflow.agent.executors.registry import Executors
 from raftflow.agent.workdir.files import UnfitFileError
-from raftflow.agent.workdir.inputs import FetchedInputs, InputsError
+from raftflow.agent.workdir.inputs import InputsError
 from raftflow.domain.contract.reportable import judge_end
 from raftflow.domain.contract.views import Assignment, ReportedEnd
 from raftflow.domain.limits import RESULT_BYTES_MAX
@@ -30,6 +31,16 @@ OUTGROWN_GRACE_S = 1.0
 """Longest grace of an attempt that uses too much memory: others on the machine may need it meanwhile."""
 
 
+class Fetcher(Protocol):
+    """Fetches what attempts need before they can start."""
+
+    def at_once(self, assignment: Assignment) -> FetchedFiles | None:
+        """Return it if nothing must be fetched, None otherwise."""
+
+    async def fetch(self, assignment: Assignment) -> FetchedFiles:
+        """Fetch it. Raises `InputsError`."""
+
+
 class RunningAttempt:
     """One attempt that runs."""
 
@@ -37,7 +48,7 @@ class RunningAttempt:
         "assignment",
         "executor",
         "fetching",
-        "inputs",
+        "files",
         "kill_timer",
         "reason",
         "started_at_ns",
@@ -55,10 +66,10 @@ class RunningAttempt:
         self.timeout_timer: asyncio.TimerHandle | None = None
         self.kill_timer: asyncio.TimerHandle | None = None
         self.usage = Usage()
-        self.fetching: asyncio.Task[FetchedInputs] | None = None
-        """Set while its inputs are fetched: nothing runs yet."""
-        self.inputs: FetchedInputs | None = None
-        """Those that were fetched."""
+        self.fetching: asyncio.Task[FetchedFiles] | None = None
+        """Set while its code or its inputs are fetched: nothing runs yet."""
+        self.files = FetchedFiles()
+        """What was fetched."""
 
     @property
     def memory_mib(self) -> int:
@@ -80,7 +91,7 @@ class AttemptRunner:
         before_end: Callable[[], None],
         on_end: Callable[[ReportedEnd], None],
         sample: Sample | None = None,
-        fetch: Callable[[Assignment], Coroutine[Any, Any, FetchedInputs]] | None = None,
+        fetcher: Fetcher | None = None,
         shortage_since: Callable[[int], str] | None = None,
     ) -> None:
         """See the class. `shortage_since(since_ns)` returns what the machine lacked since then."""
@@ -88,7 +99,7 @@ class AttemptRunner:
         self._executors = executors
         self._before_end = before_end
         self._on_end = on_end
-        self._fetch = fetch
+        self._fetcher = fetcher
         self._shortage_since = shortage_since
         self._running: dict[int, RunningAttempt] = {}
         self._idle = asyncio.Event()
@@ -103,10 +114,12 @@ class AttemptRunner:
         self._running[assignment.fence] = running
         self._idle.clear()
         self.usage.started()
-        if assignment.inputs_apart is None or self._fetch is None:
+        files = FetchedFiles() if self._fetcher is None else self._fetcher.at_once(assignment)
+        if self._fetcher is None or files is not None:
+            running.files = files or FetchedFiles()
             self._begin(running)
         else:
-            running.fetching = self._loop.create_task(self._fetch(assignment))
+            running.fetching = self._loop.create_task(self._fetcher.fetch(assignment))
             running.fetching.add_done_callback(partial(self._fetched, running))
         if assignment.timeout_ms is not None:
             running.timeout_timer = self._loop.call_later(
@@ -117,21 +130,21 @@ class AttemptRunner:
         """Start what runs."""
         assignment = running.assignment
         try:
-            running.executor.start(assignment, self._ended, running.inputs)
+            running.executor.start(assignment, self._ended, running.files.inputs, running.files.code_path)
         except (OSError, UnfitFileError) as error:
             _log.exception("attempt %s of task %s cannot be started", assignment.fence, assignment.task_id)
             how = ExecutionEnd(ok=False, error=f"the agent cannot start it: {error}", agent_fault=True)
             self._loop.call_soon(self._ended, assignment.fence, how)
 
-    def _fetched(self, running: RunningAttempt, fetching: asyncio.Task[FetchedInputs]) -> None:
-        """The inputs are there, or will not be: start, unless the attempt was stopped meanwhile."""
+    def _fetched(self, running: RunningAttempt, fetching: asyncio.Task[FetchedFiles]) -> None:
+        """What it needs is there, or will not be: start, unless the attempt was stopped meanwhile."""
         self._before_end()  # the lease may be over by now, and then nothing starts
         running.fetching = None
-        how = ExecutionEnd(ok=False, error="stopped before its inputs were there", abandoned=True)
+        how = ExecutionEnd(ok=False, error="stopped before its code and its inputs were there", abandoned=True)
         if not fetching.cancelled():
             error = fetching.exception()
             if error is None:
-                running.inputs = fetching.result()
+                running.files = fetching.result()
                 if running.reason is None:
                     self._begin(running)
                     return
@@ -197,8 +210,7 @@ class AttemptRunner:
         for timer in (running.timeout_timer, running.kill_timer):
             if timer is not None:
                 timer.cancel()
-        if running.inputs is not None:
-            running.inputs.remove()
+        running.files.remove()
         if not self._running:
             self._idle.set()
         assignment = running.assignment

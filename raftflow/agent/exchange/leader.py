@@ -27,6 +27,7 @@ from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpCon
 from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, PendingRequests
 from raftflow.agent.workdir.inputs import AttemptOverError, InputsRefusedError, ReplicaUnavailableError
 from raftflow.domain.contract.operations.agents import FETCH_INPUTS, POLL, REGISTER_AGENT, SEND_CALLS
+from raftflow.domain.contract.operations.bundles import READ_BUNDLE
 from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.views import (
     HEADER_CLOCK,
@@ -159,19 +160,33 @@ class LeaderClient:
 
         Raises `ReplicaUnavailableError`, `InputsRefusedError`, `AttemptOverError`.
         """
+        path = f"{FETCH_INPUTS.target(quote(agent, safe=''), str(fence))}?first={first}"
+        body = await self._fetch(replica, path, timeout_s)
+        try:
+            return _decode_inputs(body)
+        except msgspec.DecodeError as error:
+            raise InputsRefusedError(f"{replica}: an answer that is not the contract's: {error}") from error
+
+    # What `agent.workdir.code` wants of a source.
+
+    async def code(self, replica: str, digest: str, offset: int, timeout_s: float) -> bytes:
+        """Ask a replica for a piece of a code bundle. Raises `ReplicaUnavailableError`, `InputsRefusedError`."""
+        return await self._fetch(replica, f"{READ_BUNDLE.target(digest)}?offset={offset}", timeout_s)
+
+    async def _fetch(self, replica: str, path: str, timeout_s: float) -> bytes:
+        """Ask a replica for something that any of them may have.
+
+        Raises `ReplicaUnavailableError`, `InputsRefusedError`, `AttemptOverError`.
+        """
         if self._wire is None:
             raise ReplicaUnavailableError("the agent is stopping")
-        path = f"{FETCH_INPUTS.target(quote(agent, safe=''), str(fence))}?first={first}"
         connect_s = self._config.connect_timeout_s
         try:
             answer = await self._wire.get(replica, path, timeout_s=timeout_s, connect_timeout_s=connect_s)
         except (TimeoutError, OSError) as error:
             raise ReplicaUnavailableError(f"{replica}: {type(error).__name__} {error}".rstrip(), away=True) from error
         if answer.status == 200:
-            try:
-                return _decode_inputs(answer.body)
-            except msgspec.DecodeError as error:
-                raise InputsRefusedError(f"{replica}: an answer that is not the contract's: {error}") from error
+            return answer.body
         problem = _problem_of(answer.status, answer.body)
         text = f"{replica}: {_text_of(problem)}"
         if answer.status == 429 or answer.status in _RETRY_STATUS:

@@ -57,8 +57,12 @@ class Executor(Protocol):
     result_bytes_max: int
     """Of one result, as the coordinator takes it."""
 
-    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
+    def start(
+        self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None, code: str = ""
+    ) -> None:
         """Start an attempt; `inputs` are those that were fetched, if its assignment has none.
+
+        `code` is the folder of its code bundle, empty for none.
 
         `ended(fence, how)` is called once, from the event loop, never before this returns.
         By then nothing of the attempt runs any more.

@@ -28,6 +28,10 @@ _log = logging.getLogger("raftflow.agent.command")
 LEASE_OVER = "stopped because the agent's lease was over"
 """By the launcher, when the agent itself could not do it in time."""
 
+CODE_VARIABLE: Final = "RAFTFLOW_CODE"
+"""Names the folder of the attempt's code bundle."""
+NO_BYTECODE: Final = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""For programs that run with a code bundle: bytecode beside its files would count as a change of them."""
 _PROBE_MAX_S: Final = 10.0
 
 _encode = msgspec.json.Encoder().encode
@@ -72,7 +76,9 @@ class CommandExecutor:
         self.result_bytes_max = 64 * 1024
         self._running: dict[int, _RunningProgram] = {}
 
-    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
+    def start(
+        self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None, code: str = ""
+    ) -> None:
         """Start the program; see `Executor`."""
         fence = assignment.fence
         folder = self._folders.begin(_encode(assignment.inputs) if assignment.inputs else NO_INPUTS)
@@ -87,6 +93,8 @@ class CommandExecutor:
             "RAFTFLOW_PROGRESS": folder.progress,
             "RAFTFLOW_SOCKET": folder.socket_path,
         }
+        if code:
+            env = {**NO_BYTECODE, **env, CODE_VARIABLE: code}
         launch = self.launch_of(assignment, folder, env)
         self._store.began(assignment)
         identity = self._launcher.spawn(

@@ -6,7 +6,8 @@ removes it when the client has ended for any reason, when the lease is over, and
 that was killed too may leave containers behind. They are found by their label when an agent starts on the same work
 directory.
 
-The folder of the attempt is mounted at `/raftflow`. What the container uses is not measured.
+The folder of the attempt is mounted at `/raftflow`, its code bundle, if it has one, at `/raftflow-code`. What the
+container uses is not measured.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from raftflow.agent.calls.attempt import Channel
-from raftflow.agent.executors.command import CommandExecutor, Launch
+from raftflow.agent.executors.command import CODE_VARIABLE, CommandExecutor, Launch
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.launcher.messages import Exited
 from raftflow.agent.output.store import OutputStore
@@ -48,6 +49,7 @@ _CPU_STEP: Final = 1.25
 """So many times as much CPU time the kernel gives to a process for each step of niceness."""
 _MOUNT: Final = "/raftflow"
 _FETCHED: Final = "/raftflow-inputs.json"
+_CODE: Final = "/raftflow-code"
 _ANSWER_MAX_S: Final = 10.0
 _ANSWER_BYTES_MAX: Final = 1 << 20
 _LOOK_EVERY_S: Final = 0.05
@@ -166,6 +168,9 @@ class ContainerExecutor(CommandExecutor):
         if env["RAFTFLOW_INPUTS"] != folder.inputs:  # they were fetched into a file of their own
             mounts += ["--volume", f"{env['RAFTFLOW_INPUTS']}:{_FETCHED}:ro"]
             inputs = _FETCHED
+        if CODE_VARIABLE in env:
+            mounts += ["--volume", f"{env[CODE_VARIABLE]}:{_CODE}:ro"]
+            env[CODE_VARIABLE] = _CODE
         env |= {
             "RAFTFLOW_INPUTS": inputs,
             "RAFTFLOW_RESULT": f"{_MOUNT}/{RESULT}",

@@ -19,7 +19,7 @@ from raftflow import helpers
 from raftflow.agent.calls.attempt import CallingAttempt, Channel
 from raftflow.agent.calls.socket import CallSocket
 from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
-from raftflow.agent.executors.command import LEASE_OVER, exit_text
+from raftflow.agent.executors.command import CODE_VARIABLE, LEASE_OVER, NO_BYTECODE, exit_text
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.search_path import SearchPath
 from raftflow.agent.executors.workers import IdleWorkers, WorkerClient, WorkerLimits
@@ -83,13 +83,17 @@ class PythonExecutor:
         """Workers that are alive, idle or busy."""
         return len(self._idle) + len(self._running)
 
-    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
+    def start(
+        self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None, code: str = ""
+    ) -> None:
         """Call the function in an idle worker, or in a new one; see `Executor`."""
         program = assignment.program
         if not isinstance(program, AssignedCall):
             raise TypeError(program)
         path = self._path.of(assignment.cwd, assignment.env)
-        worker = self._idle.take(path) or self._start_worker(path)
+        if code:
+            path = (code, *path)
+        worker = self._idle.take(path) or self._start_worker(path, code)
         fence = assignment.fence
         call = FunctionCall(
             fence,
@@ -165,17 +169,21 @@ class PythonExecutor:
             self._discard(worker)
         return "" if ready else "a python worker ended before it could begin"
 
-    def _start_worker(self, path: tuple[str, ...]) -> WorkerClient:
-        """Start a worker that looks for modules of users in `path`. Raises `OSError` and `UnfitFileError`."""
+    def _start_worker(self, path: tuple[str, ...], code: str = "") -> WorkerClient:
+        """Start a worker that looks for modules of users in `path`. Raises `OSError` and `UnfitFileError`.
+
+        `code` is the folder of the code bundle of its calls, empty for none.
+        """
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         self._started += 1
-        worker = WorkerClient(ours, f"{self._work.part(WORKERS)}/{self._started}-{secrets.token_hex(6)}", path)
+        worker = WorkerClient(ours, f"{self._work.part(WORKERS)}/{self._started}-{secrets.token_hex(6)}", path, code)
         try:
             self._make_files(worker)
             worker.id = self._launcher.spawn(
                 tuple(helpers.worker_command("raftflow.agent.worker.process", *path)),
-                {"RAFTFLOW_PROGRESS": worker.progress, "RAFTFLOW_SOCKET": f"{worker.folder}/{SOCKET}"},
+                {"RAFTFLOW_PROGRESS": worker.progress, "RAFTFLOW_SOCKET": f"{worker.folder}/{SOCKET}"}
+                | ({**NO_BYTECODE, CODE_VARIABLE: code} if code else {}),
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
                 given=(*worker.streams, theirs.fileno()),
@@ -381,7 +389,7 @@ class PythonExecutor:
         else:
             _log.info("worker of attempt %d died before the attempt began (%s)", fence, exit_text(exited.code or 0))
         try:
-            fresh = self._start_worker(worker.path)
+            fresh = self._start_worker(worker.path, worker.code)
         except (OSError, UnfitFileError) as error:
             _log.warning("attempt %d cannot be given to another worker: %s", fence, error)
             return False

@@ -128,7 +128,9 @@ class MissingExecutor:
         self._why = why
         self.result_bytes_max = 0
 
-    def start(self, assignment: Assignment, ended: Ended, _inputs: FetchedInputs | None = None) -> None:
+    def start(
+        self, assignment: Assignment, ended: Ended, _inputs: FetchedInputs | None = None, _code: str = ""
+    ) -> None:
         """Let the attempt fail."""
         how = ExecutionEnd(ok=False, error=f"this agent cannot run it: {self._why}", by_itself=True)
         asyncio.get_running_loop().call_soon(ended, assignment.fence, how)

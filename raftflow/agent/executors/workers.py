@@ -33,6 +33,7 @@ class WorkerClient:
         "call",
         "calls",
         "calls_socket",
+        "code",
         "cpu_ms",
         "doomed",
         "fault",
@@ -55,8 +56,10 @@ class WorkerClient:
         "unread",
     )
 
-    def __init__(self, control: socket.socket, folder: str, path: tuple[str, ...] = ()) -> None:
+    def __init__(self, control: socket.socket, folder: str, path: tuple[str, ...] = (), code: str = "") -> None:
         self.id = 0
+        self.code = code
+        """Folder of the code bundle that its calls run with, empty for none: one of `path`."""
         self.path = path
         """Folders in which it looks for modules of users: it serves calls that want these."""
         self.stale = ""

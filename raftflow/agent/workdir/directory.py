@@ -33,6 +33,7 @@ EXCHANGE = "exchange"
 ATTEMPTS = "attempts"
 WORKERS = "workers"
 INPUTS = "inputs"
+CODE = "code"
 _TRASH = "trash"
 _HOME = "home"
 _HOME_BYTES = 32
@@ -52,7 +53,7 @@ class WorkDirectory:
             self._unlock()
             raise
         self.trash = TrashFolder(Path(self.path) / _TRASH)
-        for part in (EXCHANGE, INPUTS):
+        for part in (EXCHANGE, INPUTS, CODE):
             self.empty(part)
         with os.scandir(f"{self.path}/{_TRASH}") as entries:
             for entry in entries:
@@ -123,7 +124,7 @@ class WorkDirectory:
                     _log.error("somebody removed or replaced the work directory %s: it is made again", self.path)
                 self._lock(fd)
                 self._known = (found.st_dev, found.st_ino)
-            for part in (EXCHANGE, ATTEMPTS, WORKERS, INPUTS, _TRASH):
+            for part in (EXCHANGE, ATTEMPTS, WORKERS, INPUTS, CODE, _TRASH):
                 _make_part(fd, part)
         except OSError as error:
             raise AgentConfigError(f"work_dir: {self.path} cannot be used: {error.strerror or error}") from error

@@ -89,7 +89,8 @@ class Forwarder:
             await self._session.close()
             self._session = None
 
-    def _ensure_session(self) -> aiohttp.ClientSession:
+    def ensure_session(self) -> aiohttp.ClientSession:
+        """Return the session for requests to the other replicas."""
         if self._session is None:
             connector = aiohttp.TCPConnector(
                 limit=self._connections_max, ssl=True if self._ssl is None else self._ssl
@@ -132,7 +133,7 @@ class Forwarder:
             async with scope:
                 stop_asking = self._news.ask(term, TIMEOUT_S + 1.0, on_leader)
                 try:
-                    async with self._ensure_session().request(
+                    async with self.ensure_session().request(
                         method, url, data=body or None, headers=headers, allow_redirects=False
                     ) as answer:
                         content = await _read_answer(answer)

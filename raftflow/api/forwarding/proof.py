@@ -46,12 +46,17 @@ class ForwardingProof:
     def client_of(self, request: web.Request) -> str:
         """Return the address of the client. For a forwarded request that is the one that the other replica proves."""
         client, named = request.remote or UNKNOWN_CLIENT, request.headers.get(HEADER_FORWARDED)
+        return named if named is not None and self.is_of_a_replica(request) else client
+
+    def is_of_a_replica(self, request: web.Request) -> bool:
+        """Tell whether a replica of this cluster sent the request, its own or one that it forwards."""
+        named = request.headers.get(HEADER_FORWARDED)
         if named is None:
-            return client
+            return False
         proof = request.headers.get(HEADER_FORWARDED_PROOF, "")
         request_id = request.headers.get(HEADER_REQUEST_ID, "")
         target = request.rel_url.raw_path_qs
-        return named if self.is_valid(proof, named, request.method, target, request_id) else client
+        return self.is_valid(proof, named, request.method, target, request_id)
 
     def is_valid(self, proof: str, client: str, method: str, target: str, request_id: str) -> bool:
         """Tell whether a replica of this cluster made this proof for this request, within `FRESH_S`."""

@@ -88,15 +88,14 @@ def require_plain(request: web.Request) -> None:
                 )
 
 
-def require_json(request: web.Request) -> None:
-    """Refuse a body that is not declared as JSON.
+def require_media_type(request: web.Request, media_type: str) -> None:
+    """Refuse a body that is not declared as JSON, or as the type that the operation takes.
 
-    A page of another web site can make a browser post forms and plain text to a replica, but not JSON.
+    A page of another web site can make a browser post forms and plain text to a replica, but no other types.
     """
-    if request.content_type != "application/json":
-        raise ProblemError(
-            problems.UNSUPPORTED_MEDIA, f"send Content-Type: application/json, not {request.content_type[:80]!r}"
-        )
+    declared = request.headers.get("Content-Type", "")
+    if request.content_type != media_type or not declared:
+        raise ProblemError(problems.UNSUPPORTED_MEDIA, f"send Content-Type: {media_type}, not {declared[:80]!r}")
 
 
 def decode(body: bytes, into: type[T]) -> T:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.api.routes import (
     agents,
+    bundles,
     cache,
     cluster,
     descriptions,
@@ -35,6 +36,7 @@ def routes_of(admission: AdmissionControl, host_facts: HostFacts) -> tuple[Route
         *snapshots.ROUTES,
         *members.ROUTES,
         *cache.ROUTES,
+        *bundles.ROUTES,
         *descriptions.ROUTES,
         metrics.route_of(admission),
         host.route_of(host_facts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,6 +43,11 @@ add_verbs(workflow)
 @click.option("--wait/--detach", default=False, help="Wait until it has ended, or return its id at once (default).")
 @click.option("--name", help="Replaces the document's name.")
 @click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="Replaces the document's priority.")
+@click.option(
+    "--code",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A folder whose files travel with the workflow.",
+)
 @click.option("--idempotency-key", help="Submitting again with the same key gives the same workflow.")
 @click.option("--timeout", type=Duration(), help="With --wait: give up waiting after this; the workflow goes on.")
 @output_option
@@ -52,6 +58,7 @@ def submit(  # noqa: PLR0917 - click passes options by name
     wait: bool,
     name: str | None,
     priority: int | None,
+    code: Path | None,
     idempotency_key: str | None,
     timeout: float | None,
     output: str,
@@ -60,6 +67,8 @@ def submit(  # noqa: PLR0917 - click passes options by name
     """Submit the workflow in FILE (`-` for standard input) and print its id.
 
     With --wait, print what `workflow show` prints once it has ended, and exit with 1 unless it succeeded.
+
+    With --code, python tasks look for their modules in that folder first, and commands find it in RAFTFLOW_CODE.
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
@@ -68,8 +77,10 @@ def submit(  # noqa: PLR0917 - click passes options by name
         document["name"] = name
     if priority is not None:
         document["priority"] = priority
+    if code is not None:
+        _describe_code(code, document)
     key = uuid.uuid4().hex if idempotency_key is None else idempotency_key
-    with connect() as client:
+    with connect(code) as client:
         try:
             with source.lines():
                 created = client.submit(document, idempotency_key=key)
@@ -83,6 +94,15 @@ def submit(  # noqa: PLR0917 - click passes options by name
             view = _wait(client, created.id, timeout)
             print_one(output, view)
             _exit_as(view)
+
+
+def _describe_code(folder: Path, document: dict[str, Any]) -> None:
+    """Say what travels with a document. Raises `click.UsageError` if the document names other code."""
+    from raftflow.sdk.code import FolderCode  # noqa: PLC0415 - heavy
+
+    if document.get("code") is not None:
+        raise click.UsageError("the document names its own `code`; give --code for one that does not")
+    note(FolderCode(folder).bundle().describe())
 
 
 def _print_id(created: WorkflowCreated, output: str, *, wait: bool) -> None:

@@ -134,7 +134,8 @@ Commands read:
 
 A task finds in its environment RAFTFLOW_WORKFLOW, RAFTFLOW_TASK, RAFTFLOW_ATTEMPT, RAFTFLOW_FENCE (a number that
 grows over all attempts), RAFTFLOW_RESULT (a file: the JSON that the task writes there is its result) and
-RAFTFLOW_INPUTS (a file with the results of the tasks in `needs`).
+RAFTFLOW_INPUTS (a file with the results of the tasks in `needs`),
+RAFTFLOW_CODE (the folder of the workflow's code, if it was submitted with some).
 """
 _VARIABLES = (
     ("RAFTFLOW_PEERS", "the replicas: `raftflow help connecting`"),

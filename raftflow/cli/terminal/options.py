@@ -174,15 +174,18 @@ def given_flags() -> dict[str, Any]:
     return flags
 
 
-def connect() -> Client:
-    """Return a client for the cluster that flags, environment or file name. Raises `click.UsageError`."""
+def connect(code: Path | None = None) -> Client:
+    """Return a client for the cluster that flags, environment or file name. Raises `click.UsageError`.
+
+    `code` is a folder whose code goes with what is submitted.
+    """
     from raftflow.client import Client  # noqa: PLC0415 - heavy
     from raftflow.client.http.leader_cache import default_folder  # noqa: PLC0415
 
     settings = resolve(given_flags(), os.environ)
     timeout_s = settings.pop("request_timeout", None)
     # All that there is to find was found: the client looks nowhere else.
-    return Client(timeout_s=timeout_s, environ={}, cache_folder=default_folder(os.environ), **settings)
+    return Client(timeout_s=timeout_s, environ={}, cache_folder=default_folder(os.environ), code=code, **settings)
 
 
 def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:

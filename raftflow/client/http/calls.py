@@ -24,6 +24,8 @@ class ApiCall:
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    media_type: str = "application/json"
+    """Of the body."""
     idempotency_key: str | None = None
     """Set for every write."""
     replica: str | None = None

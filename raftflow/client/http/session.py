@@ -78,7 +78,7 @@ class HttpSession:
         """
         headers: dict[str, str] = {}
         if call.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = call.media_type
         if call.idempotency_key is not None:
             headers[HEADER_IDEMPOTENCY_KEY] = call.idempotency_key
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_S, timeout_s))

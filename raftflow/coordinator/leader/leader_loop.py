@@ -23,6 +23,7 @@ from raftflow.domain.commands import (
     ContinueAgenda,
     FireTimers,
     RaiseFeatureLevel,
+    RetireBundles,
     RetireWorkflows,
     Supported,
 )
@@ -36,8 +37,10 @@ from raftflow.domain.events import (
     WorkflowNotReady,
     WorkflowReady,
 )
+from raftflow.domain.limits import BUNDLE_UNUSED_MS
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
+from raftflow.machine.read.bundles import unused_bundles
 from raftflow.replication.log import Role
 
 _log = logging.getLogger(__name__)
@@ -276,7 +279,15 @@ class LeaderLoop:
             finished = self._machine.tables.finished
             excess -= before - len(finished)
             if len(finished) >= before:
-                return  # nothing was retired; the next round tries again
+                break  # nothing was retired; the next round tries again
+        await self._retire_bundles()
+
+    async def _retire_bundles(self) -> None:
+        unused = unused_bundles(self._machine.tables.bundles, self._now_ms() - BUNDLE_UNUSED_MS)
+        if self._leading and unused:
+            await self._submitter.propose(
+                RetireBundles(at_ms=self._now_ms(), actor=self._actor, digests=unused, unused_ms=BUNDLE_UNUSED_MS)
+            )
 
     # --- feature levels
 

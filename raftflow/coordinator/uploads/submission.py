@@ -24,6 +24,7 @@ class WorkflowSubmission(msgspec.Struct, frozen=True):
     needs: int
     path: tuple[int, ...]
     fingerprint: bytes
+    code: str = ""
     pieces: tuple[TaskPiece, ...] = ()
 
 
@@ -52,5 +53,6 @@ def submission_of(
         needs=draft.needs,
         path=draft.path(),
         fingerprint=fingerprint_of(whole),
+        code=spec.code,
         pieces=tuple(draft.cut(tasks_max, bytes_max)),
     )

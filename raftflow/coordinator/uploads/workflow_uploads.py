@@ -160,6 +160,7 @@ class WorkflowUploads:
             priority=submission.priority,
             on_failure=submission.on_failure,
             max_parallel=submission.max_parallel,
+            code=submission.code,
         )
         reply = await self._send(begin)
         if isinstance(reply, Rejection):

@@ -194,6 +194,8 @@ class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
     steps: int = 0
     """How many durable steps earlier attempts have recorded. -1 if another attempt of the task may record steps at
     the same time: then the leader is asked about every step."""
+    code: str = ""
+    """Digest of the code bundle that it runs with, empty for none: `GET /v1/bundles/{digest}/content`."""
 
 
 class InputsApart(msgspec.Struct, kw_only=True):

@@ -47,6 +47,8 @@ class Access(enum.Enum):
     """Clients with the cluster's token; everybody if the cluster has none."""
     OPEN = "everybody"
     """Everybody, under any host name."""
+    REPLICA = "replica"
+    """Other replicas of the cluster, which send the token and prove that they have the cluster's secret."""
 
 
 class UsedBy(enum.Enum):
@@ -56,6 +58,8 @@ class UsedBy(enum.Enum):
     """The SDK and the command line (`client.aio`)."""
     AGENT = "agent"
     """Agents (`agent.exchange`)."""
+    REPLICA = "replica"
+    """The other replicas (`api.forwarding`)."""
     TOOL = "other tools"
     """Programs of others: load balancers, Prometheus, editors."""
 
@@ -159,7 +163,8 @@ class Operation(Generic[Answer]):
     no_verb: str = ""
     """Why the command line does not offer an operation of the client."""
     body: Any = None
-    """Type of the request body, None for none."""
+    """Type of the request body, None for none; `bytes` for a body that is not JSON."""
+    body_media_type: str = "application/json"
     body_schema: str = ""
     """Name of the body's schema, for a body that is not decoded into a type."""
     body_required: bool = True

@@ -106,6 +106,9 @@ from raftflow.domain.contract.tasks import (
     WaitingKind,
 )
 from raftflow.domain.contract.workflows import (
+    BundleKept,
+    BundleList,
+    BundleView,
     KindList,
     KindView,
     TaskCounts,
@@ -143,6 +146,9 @@ __all__ = [
     "AuditPage",
     "AuditRecord",
     "AuditTransition",
+    "BundleKept",
+    "BundleList",
+    "BundleView",
     "CacheCleared",
     "CachePage",
     "CachedResultView",

@@ -1,4 +1,4 @@
-"""Workflows, and what was learnt of kinds of tasks, as the API shows them."""
+"""Workflows, code bundles, and what was learnt of kinds of tasks, as the API shows them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class WorkflowView(msgspec.Struct, kw_only=True):
     """The chain of tasks that is expected to take longest, first to last, its first 100."""
     critical_path_s: float | None = None
     """Expected time along all of it."""
+    code: str | None = None
+    """Digest of its code bundle."""
 
 
 class WorkflowPage(msgspec.Struct, kw_only=True):
@@ -72,3 +74,29 @@ class KindList(msgspec.Struct, kw_only=True):
     """Every kind of which something was learnt, in order of the names."""
 
     kinds: list[KindView]
+
+
+class BundleView(msgspec.Struct, kw_only=True):
+    """A code bundle that the cluster keeps."""
+
+    digest: str
+    """SHA-256 of its bytes, in hex."""
+    size: int
+    """Bytes of it."""
+    workflows: int
+    """Kept workflows that refer to it."""
+    registered_at: str
+    used_at: str
+    """When it was sent last, or the last workflow that referred to it ended."""
+
+
+class BundleList(msgspec.Struct, kw_only=True):
+    """Code bundles, in the order in which they were registered."""
+
+    bundles: list[BundleView]
+
+
+class BundleKept(msgspec.Struct, kw_only=True):
+    """Answer of a replica that has a copy of a bundle on its disk."""
+
+    digest: str

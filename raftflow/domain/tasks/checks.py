@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from raftflow.domain import limits
 from raftflow.domain.tasks.resources import DEFAULT_DEMAND, MEMORY
 from raftflow.domain.tasks.workflow import GraphProblem, TaskSpec
+from raftflow.domain.values.code_bundle import is_digest
 from raftflow.domain.values.exact import judge_text
 from raftflow.domain.values.ids import name_problem
 from raftflow.domain.values.json_text import is_json
@@ -15,9 +16,13 @@ _Wrong = Callable[[str, str], None]
 """Adds a fault: `wrong(field, message)`."""
 
 
-def check_workflow_values(name: str, priority: int, max_parallel: int | None = None) -> list[GraphProblem]:
+def check_workflow_values(
+    name: str, priority: int, max_parallel: int | None = None, code: str = ""
+) -> list[GraphProblem]:
     """List what is wrong with a workflow's own values."""
     problems = []
+    if code and not is_digest(code):
+        problems.append(GraphProblem("code", f"{code[:80]!r} is not the digest of a code bundle"))
     wrong = name_problem(name)
     if wrong is not None:
         problems.append(GraphProblem("name", f"{name[:80]!r} {wrong}"))

@@ -70,6 +70,8 @@ class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     it is cancelled."""
     max_parallel: int | None = None
     """Most tasks of it that are queued or running at the same time."""
+    code: str = ""
+    """Digest of the code bundle that its tasks run with, empty for none (`raftflow.domain.values.code_bundle`)."""
 
 
 class GraphProblem(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from raftflow.domain.tasks.preparation import PATH_MAX, GraphFacts
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import GraphProblem
 from raftflow.domain.values.ids import name_problem
+from raftflow.machine.commands.bundles import unknown_code
 from raftflow.machine.commands.workflows import admit, enter, invalid, limit_problem, warnings_of
 from raftflow.machine.tables.requests import FINGERPRINT_BYTES
 from raftflow.machine.tables.uploads import Upload
@@ -42,9 +43,10 @@ def begin_workflow(step: ApplyContext, command: BeginWorkflow) -> Done | Rejecti
             f"{limits.UPLOADS_MAX} large workflows are being taken in; submit again when one of them is",
             limit=limits.UPLOADS_MAX,
         )
-    full = limit_problem(state, command.tasks, new_workflow=True)
-    if full is not None:
-        return full
+    refused = limit_problem(state, command.tasks, new_workflow=True) or unknown_code(state, command.code)
+    if refused is not None:
+        return refused
+    state.bundles.refer(command.code)
     state.uploads[command.workflow_id] = Upload(
         command.workflow_id,
         command.name,
@@ -53,6 +55,7 @@ def begin_workflow(step: ApplyContext, command: BeginWorkflow) -> Done | Rejecti
         max_parallel=command.max_parallel,
         tasks=command.tasks,
         needs=command.needs,
+        code=command.code,
     )
     state.upload_tasks += command.tasks
     return Done()
@@ -63,7 +66,7 @@ def _begin_problems(command: BeginWorkflow) -> list[GraphProblem]:
     wrong = name_problem(command.workflow_id)
     if wrong is not None:
         problems.append(GraphProblem("id", f"{command.workflow_id[:80]!r} {wrong}"))
-    problems += check_workflow_values(command.name, command.priority, command.max_parallel)
+    problems += check_workflow_values(command.name, command.priority, command.max_parallel, command.code)
     if not 1 <= command.tasks <= limits.TASKS_PER_WORKFLOW_MAX:
         problems.append(GraphProblem("tasks", f"{command.tasks} tasks; 1 to {limits.TASKS_PER_WORKFLOW_MAX}"))
     if not 0 <= command.needs <= limits.EDGES_PER_WORKFLOW_MAX:
@@ -136,6 +139,7 @@ def drop_uploads(step: ApplyContext, command: DropUploads) -> Done:
     found = [state.uploads[name] for name in dict.fromkeys(command.workflow_ids) if name in state.uploads]
     for upload in found:
         _forget(state, upload)
+        state.bundles.release(upload.workflow.code, step.clock_ms)
         step.discarded.put(upload)
     return Done(changed=bool(found))
 

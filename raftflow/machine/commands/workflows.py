@@ -23,6 +23,7 @@ from raftflow.domain.tasks.workflow import (
     upward_ranks,
 )
 from raftflow.domain.values.ids import name_problem
+from raftflow.machine.commands.bundles import unknown_code
 from raftflow.machine.rules import cache, learning
 from raftflow.machine.rules.agenda import begin_job, refuse_pending
 from raftflow.machine.rules.context import coalesce_events, move
@@ -58,17 +59,21 @@ def submit_workflow(step: ApplyContext, command: SubmitWorkflow) -> WorkflowAcce
         return invalid([GraphProblem("id", f"{command.workflow_id[:80]!r} {wrong}")])
     if command.workflow_id in state.workflows or command.workflow_id in state.uploads:
         return Rejection(RejectionCode.CONFLICT, f"there is a workflow {command.workflow_id!r} already")
-    problems = check_graph(spec, PROBLEMS_MAX) + check_workflow_values(spec.name, spec.priority, spec.max_parallel)
+    problems = check_graph(spec, PROBLEMS_MAX) + check_workflow_values(
+        spec.name, spec.priority, spec.max_parallel, spec.code
+    )
     numbers, distinct = _distinct_profiles(spec, problems)
     if problems:
         return invalid(problems)
-    full = limit_problem(state, len(spec.tasks), new_workflow=True)
-    if full is not None:
-        return full
+    refused = limit_problem(state, len(spec.tasks), new_workflow=True) or unknown_code(state, spec.code)
+    if refused is not None:
+        return refused
+    state.bundles.refer(spec.code)
     workflow = Workflow(
         0, command.workflow_id, spec.name, priority=spec.priority, on_failure=spec.on_failure, submitted_ms=0
     )
     workflow.max_parallel = spec.max_parallel
+    workflow.code = spec.code
     workflow.profiles = tuple([profile_of(task, state.shape) for task in distinct])
     workflow.warnings = tuple(warnings_of(state.kinds, _examples(workflow.profiles, distinct)))
     _add_tasks(state, workflow, spec, numbers)

@@ -84,6 +84,7 @@ def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int, *, apa
         inputs=inputs.all_inputs(workflow, task) if left is None else {},
         inputs_apart=left,
         steps=-1 if profile.backup else count_of(workflow, task),
+        code=workflow.code,
     )
 
 

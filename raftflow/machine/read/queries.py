@@ -123,6 +123,7 @@ def _workflow_view(workflow: Workflow) -> WorkflowView:
         finished_at=iso_utc_or_none(workflow.finished_ms),
         priority=workflow.priority,
         warnings=list(workflow.warnings),
+        code=workflow.code or None,
     )
 
 

@@ -290,7 +290,7 @@ def key_of(workflow: Workflow, task: Task) -> str:
     if profile.cache:
         return fill(profile.cache, lambda need: workflow.by_id[need].result)
     return automatic_key(
-        (profile.program, profile.cwd),
+        (profile.program, profile.cwd, workflow.code) if workflow.code else (profile.program, profile.cwd),
         profile.env,
         [(workflow.tasks[need].id, workflow.tasks[need].result) for need in task.needs],
     )

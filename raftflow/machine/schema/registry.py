@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raftflow.machine.schema import agenda, agents, kinds, requests, results, steps, timers, uploads, workflows
+from raftflow.machine.schema import (
+    agenda,
+    agents,
+    bundles,
+    kinds,
+    requests,
+    results,
+    steps,
+    timers,
+    uploads,
+    workflows,
+)
 from raftflow.machine.schema.declaration import Counter, Limit, Reason, Restoring, Saved, Table
 
 if TYPE_CHECKING:
@@ -21,6 +32,7 @@ TABLES: tuple[Table, ...] = (
     workflows.WORKFLOWS,
     uploads.UPLOADS,
     agenda.AGENDA,
+    bundles.BUNDLES,
     workflows.BY_NUMBER,
     workflows.FINISHED,
     workflows.LIVE_TASKS,

@@ -63,6 +63,7 @@ class UploadReader:
             max_parallel=record.max_parallel,
             tasks=record.tasks,
             needs=record.needs,
+            code=record.code,
         )
         self._pieces = record.pieces
 

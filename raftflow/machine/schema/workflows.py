@@ -92,6 +92,7 @@ class WorkflowReader:
         workflow.placed = record.placed
         workflow.warnings = record.warnings
         workflow.max_parallel = record.max_parallel
+        workflow.code = record.code
         workflow.facts = record.facts
         workflow.spawned_bytes = record.spawned_bytes
         self._profiles, self._tasks = [], []

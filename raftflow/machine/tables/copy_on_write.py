@@ -55,6 +55,7 @@ class WorkflowRecord(msgspec.Struct, array_like=True, frozen=True):
     max_parallel: int | None
     facts: GraphFacts
     spawned_bytes: int = 0
+    code: str = ""
 
 
 class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -101,6 +102,7 @@ def encode_workflow(workflow: Workflow) -> bytes:
             workflow.max_parallel,
             workflow.facts,
             workflow.spawned_bytes,
+            workflow.code,
         )
     )
 

@@ -8,13 +8,13 @@ from raftflow.domain.features import LEVEL_FIRST
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.tasks.feasibility import Shape
 from raftflow.machine.tables.agenda import Agenda
-from raftflow.machine.tables.agent_timers import AgentTimers
 from raftflow.machine.tables.agents import Agent, AgentClass
+from raftflow.machine.tables.bundles import BundleTable
 from raftflow.machine.tables.kinds import Learnt
 from raftflow.machine.tables.requests import RequestTable
 from raftflow.machine.tables.results import Claim, ResultTable
 from raftflow.machine.tables.steps import StepTable
-from raftflow.machine.tables.timers import Timers
+from raftflow.machine.tables.timers import AgentTimers, Timers
 from raftflow.machine.tables.uploads import Upload
 from raftflow.machine.tables.workflows import Workflow
 
@@ -54,6 +54,8 @@ class State:
         """Tasks that they will have."""
         self.steps = StepTable()
         """Records of durable steps."""
+        self.bundles = BundleTable()
+        """Code bundles that workflows refer to."""
         self.agenda = Agenda()
         """Work that commands have begun and later commands do in pieces."""
         self.fence = 0

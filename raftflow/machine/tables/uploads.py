@@ -57,6 +57,7 @@ class UploadRecord(msgspec.Struct, array_like=True, frozen=True):
     needs: int
     pieces: int
     """How many follow."""
+    code: str = ""
 
 
 class Upload:
@@ -88,9 +89,11 @@ class Upload:
         max_parallel: int | None,
         tasks: int,
         needs: int,
+        code: str = "",
     ) -> None:
         workflow = Workflow(0, workflow_id, name, priority=priority, on_failure=on_failure, submitted_ms=0)
         workflow.max_parallel = max_parallel
+        workflow.code = code
         self.workflow = workflow
         """Its number and its time come when it is finished; until then its tasks are in `tasks`."""
         self.tasks: list[Task | None] = [None] * tasks
@@ -293,6 +296,7 @@ class Upload:
             len(self.tasks),
             self.needs,
             len(self.pieces),
+            workflow.code,
         )
 
     def finish(self) -> Workflow:

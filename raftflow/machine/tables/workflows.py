@@ -51,6 +51,8 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     warnings: tuple[str, ...] = ()
     max_parallel: int | None = None
     """Most of its tasks that may be queued or running."""
+    code: str = ""
+    """Digest of its code bundle, empty for none."""
     profiles: Sequence[Profile] = ()
     tasks: Sequence[Task] = ()
     """This and others are tuples: the garbage collector skips them, unlike lists. They become lists when the workflow

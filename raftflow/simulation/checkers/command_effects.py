@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import (
     AgentAccepted,
+    BundlesRetired,
     Cleared,
     Done,
     Fired,
@@ -43,4 +44,6 @@ def has_effect(reply: AnyReply) -> bool:
             return reply.count > 0
         case Retired():
             return bool(reply.workflow_ids)
+        case BundlesRetired():
+            return bool(reply.digests)
     assert_never(reply)

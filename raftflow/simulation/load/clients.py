@@ -6,6 +6,8 @@ import asyncio
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
+
 from raftflow.coordinator.commit.submitter import NotLeaderError, ProposeError
 from raftflow.coordinator.uploads.submission import submission_of
 from raftflow.domain.commands import (
@@ -20,9 +22,10 @@ from raftflow.domain.commands import (
 )
 from raftflow.domain.limits import PRIORITY_MAX
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.replies import WorkflowAccepted
+from raftflow.domain.replies import Done, WorkflowAccepted
 from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.values.code_bundle import BundleFile, digest_of, make_bundle
 from raftflow.machine.read import queries
 from raftflow.simulation.checkers.reads import Read, answer
 from raftflow.simulation.world.calls import CallFailed
@@ -51,6 +54,10 @@ _LARGE_EACH: Final = 4
 """One in this many workflows is large for a simulation: it is uploaded in pieces."""
 _LARGE_TASKS: Final = (6, 12, 24)
 _PIECE_TASKS: Final = 1
+_CODE_SHARE: Final = 0.2
+"""Share of the workflows that run with a code bundle."""
+_VERSIONS: Final = 3
+"""Bundles of a client."""
 _DRAIN_DEADLINE_MS: Final = 200
 _NAME_SHARE: Final = 0.4
 """Share of the requests about agents that forget an agent or register its name."""
@@ -148,6 +155,7 @@ class SimClient:
         self._reads_only = reads_only
         self._leader: str | None = None
         self._serial = 0
+        self._code = Random(f"code of {name} {rng.random()}")  # noqa: S311 - draws of its own
         self._known: list[str] = []
         self._background: list[asyncio.Task[None]] = []
         self.stopping = False
@@ -193,6 +201,8 @@ class SimClient:
         backups = self._serial % _BACKUPS_EACH != 0
         sizes = {"sizes": _LARGE_TASKS} if large else {}
         spec = make_workflow(self._rng, name, caches=caches, backups=backups, **sizes)
+        if self._code.random() < _CODE_SHARE:
+            spec = msgspec.structs.replace(spec, code=await self._send_code())
 
         async def serve(replica: Replica) -> AnyReply:
             if large:
@@ -212,6 +222,23 @@ class SimClient:
             self._history.submitted[reply.workflow_id] = spec
             self._known.append(reply.workflow_id)
             del self._known[:-KNOWN_MAX]
+
+    async def _send_code(self) -> str:
+        """Send a code bundle, one of a few. Returns its digest, empty if no answer came."""
+        text = f"version = {self._code.randrange(_VERSIONS)}  # of {self._name}" + "#" * self._code.choice((0, 3_000))
+        bundle = make_bundle([BundleFile("code.py", text.encode())])
+        digest = digest_of(bundle)
+
+        async def serve(replica: Replica) -> AnyReply:
+            if not replica.leader.leading:
+                raise replica.submitter.no_leader_error()
+            try:
+                return await replica.bundles.receive(digest, bundle, replica.propose)
+            except OSError as error:
+                raise CallFailed(str(error)) from error
+
+        reply: AnyReply | None = await self._persist(serve)
+        return digest if isinstance(reply, Done) else ""
 
     async def _control(self, action: Action | Literal["priority"], workflow_id: str) -> None:
         self._serial += 1

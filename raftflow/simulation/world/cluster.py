@@ -69,6 +69,7 @@ class Cluster:
         self._observer = observer
         self._env = ReplicaEnvironment(
             network=network,
+            calls=calls,
             trace=trace,
             observer=observer,
             settings=settings,

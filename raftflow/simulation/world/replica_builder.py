@@ -18,6 +18,7 @@ from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.members.births import IntroducedPeers
 from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.raft.rules import Rule
+from raftflow.simulation.world.code import SimBundlePeers
 from raftflow.simulation.world.network import SimLinks
 from raftflow.simulation.world.observed_machine import ObservedMachine
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from raftflow.coordinator.config.replica_config import Limits, Timing
     from raftflow.replication.log import ReplicatedLog, Role, StateMachine
     from raftflow.replication.members.membership import MembershipVersion
+    from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.host import SimHost
     from raftflow.simulation.world.loop import Process
     from raftflow.simulation.world.network import Network
@@ -43,6 +45,7 @@ class ReplicaEnvironment(NamedTuple):
     """What all replicas of a simulated cluster have in common."""
 
     network: Network
+    calls: Calls
     trace: Trace
     observer: ClusterObserver
     settings: dict[str, Any]
@@ -114,6 +117,7 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
         step_limits=STEP_LIMITS,
         peer_levels=links.levels,
     )
+    host.replica.bundles.peers = SimBundlePeers(env.calls, process)
     introducer.history = AppliedHistory(host.replica.machine, host.replica.audit)
     host.replica.log.on_role_change(lambda role, term: env.role_changed(host, role, term))
 

@@ -13,6 +13,7 @@ from raftflow.domain.contract.operation import Operation
 from raftflow.domain.contract.operations import (
     agents,
     audit,
+    bundles,
     cache,
     descriptions,
     ledger,
@@ -31,6 +32,7 @@ __all__ = [
     "OPERATIONS",
     "agents",
     "audit",
+    "bundles",
     "cache",
     "descriptions",
     "ledger",
@@ -51,6 +53,7 @@ NOUNS: Final[tuple[ModuleType, ...]] = (
     snapshots,
     members,
     cache,
+    bundles,
     descriptions,
 )
 """The modules, in the order of the API's description."""

@@ -21,7 +21,7 @@ SUBMIT_WORKFLOW: Final = Operation(
     status=201,
     body=dict,
     body_schema="WorkflowDocument",
-    extra_problems=(problems.TOO_LARGE,),
+    extra_problems=(problems.TOO_LARGE, problems.NOT_FOUND),
     answer_s=30.0,  # a large document takes the replicas a while to check and replicate
     verb=Verb(noun="workflow", name="submit", by_hand=True),
 )

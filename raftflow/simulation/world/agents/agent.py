@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from typing import TYPE_CHECKING, Any, get_args
 
+from raftflow.agent.attempts.fetching import AttemptFetcher
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.loop import AgentLoop
@@ -15,6 +16,7 @@ from raftflow.domain.tasks.program import AssignedProgram
 from raftflow.simulation.world.agents.executor import KeptInputs, SimExecutor
 from raftflow.simulation.world.agents.health import HealthProbe, MachineHealth
 from raftflow.simulation.world.agents.leader_client import SimLeaderClient
+from raftflow.simulation.world.code import FetchedCode
 from raftflow.simulation.world.loop import Process
 
 if TYPE_CHECKING:
@@ -119,7 +121,10 @@ class SimAgent:
             self._calls, process, self._replicas, self._rng, timeout_s=0.7, observer=self._observer
         )
         watching = self._loop.create_task(client.watch.run())
-        fetcher = InputsFetcher(client, KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
+        fetcher = AttemptFetcher(
+            InputsFetcher(client, KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0),
+            FetchedCode(self._calls, process, client.replicas),
+        )
 
         def make(
             before: Callable[[], None], on_end: Callable[[ReportedEnd], None], shortage_since: Callable[[int], str]
@@ -129,7 +134,7 @@ class SimAgent:
                 before_end=before,
                 on_end=on_end,
                 sample=machine.sample,
-                fetch=fetcher.fetch,
+                fetcher=fetcher,
                 shortage_since=shortage_since,
             )
 

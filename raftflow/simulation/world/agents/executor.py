@@ -99,7 +99,9 @@ class SimExecutor:
         """The number of programs that run."""
         return len(self._programs)
 
-    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
+    def start(
+        self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None, _code: str = ""
+    ) -> None:
         """Start a program: implements `Executor`."""
         fence, task = assignment.fence, (assignment.workflow_id, assignment.task_id)
         given = inputs.results if isinstance(inputs, KeptInputs) else assignment.inputs

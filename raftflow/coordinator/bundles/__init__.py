@@ -1,0 +1,1 @@
+"""Code bundles: kept on the disks of the replicas, beside the log."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from raftflow.machine.schema import (
     agenda,
     agents,
-    bundles,
     kinds,
     requests,
     results,
@@ -32,7 +31,7 @@ TABLES: tuple[Table, ...] = (
     workflows.WORKFLOWS,
     uploads.UPLOADS,
     agenda.AGENDA,
-    bundles.BUNDLES,
+    uploads.BUNDLES,
     workflows.BY_NUMBER,
     workflows.FINISHED,
     workflows.LIVE_TASKS,

@@ -1,21 +1,35 @@
-"""Workflows that come in pieces."""
+"""What comes before workflows: those that come in pieces, and the code bundles that they refer to."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from raftflow.domain import limits
 from raftflow.domain.tasks.states import TaskState
-from raftflow.machine.schema.declaration import Frozen, Limit, Reason, Restoring, Saved, SnapshotError, Table
+from raftflow.domain.values.code_bundle import is_digest
+from raftflow.machine.schema.declaration import (
+    Frozen,
+    Limit,
+    Reason,
+    Restoring,
+    Saved,
+    SnapshotError,
+    Table,
+    saved_rows,
+)
+from raftflow.machine.tables.bundles import Bundle
 from raftflow.machine.tables.uploads import Upload, UploadRecord, decode_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from raftflow.machine.schema.declaration import Frame
     from raftflow.machine.tables.copy_on_write import CopyOnWrite
     from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.workflows import Workflow
 
 _UPLOAD, _PIECE = b"U", b"I"
 
@@ -145,4 +159,45 @@ UPLOAD_TASKS = Table(
     limit=Limit(name="LIVE_TASKS_MAX", rows=lambda state: state.live_tasks + state.upload_tasks),
     retire=Reason("an upload is not a workflow yet"),
     parts=Reason("a number"),
+)
+
+
+# --- code bundles
+
+
+def _add_bundle(state: State, bundle: Bundle) -> None:
+    state.bundles.add(bundle)
+
+
+def _bundle_problems(state: State, clock_ms: int) -> Iterator[str]:
+    uploads = [upload.workflow for upload in state.uploads.values()]
+    referred = Counter(workflow.code for workflow in (*state.workflows.values(), *uploads))
+    for digest, bundle in state.bundles.items():
+        if bundle.digest != digest or not is_digest(digest) or not 0 < bundle.size <= limits.BUNDLE_BYTES_MAX:
+            yield f"code bundle {digest!r} makes no sense"
+        if max(bundle.registered_ms, bundle.used_ms) > clock_ms:
+            yield f"code bundle {digest} was used in the future"
+        if bundle.workflows != (count := referred[digest]):
+            yield f"code bundle {digest}: {bundle.workflows} workflows counted that refer to it, there are {count}"
+    for digest in referred:
+        if digest and digest not in state.bundles:
+            yield f"a workflow refers to the code bundle {digest}, which is not known"
+    if state.bundles.size > limits.BUNDLES_BYTES_MAX:
+        yield f"code bundles of {state.bundles.size} bytes, the limit is {limits.BUNDLES_BYTES_MAX}"
+
+
+def _release(state: State, workflows: Sequence[Workflow]) -> None:
+    for workflow in workflows:
+        state.bundles.release(workflow.code, workflow.finished_ms)
+
+
+BUNDLES = Table(
+    name="bundles",
+    about="code bundles by digest, in the order in which they were registered",
+    saved=saved_rows(field=19, kind=b"B", row=Bundle, rows=lambda state: state.bundles.values(), add=_add_bundle),
+    derive=Reason("nothing of it follows from other tables"),
+    problems=_bundle_problems,
+    limit=Limit(name="BUNDLES_MAX", rows=lambda state: len(state.bundles)),
+    retire=_release,
+    parts=lambda state: (state.bundles,),
 )

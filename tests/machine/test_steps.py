@@ -10,6 +10,7 @@ from raftflow.domain import commands as c
 from raftflow.domain import limits
 from raftflow.domain.rejections import RejectionCode
 from raftflow.machine.machine import Machine
+from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.read.queries import assignments
 from raftflow.machine.read.steps import is_live, is_shared, known_steps
@@ -244,6 +245,18 @@ def test_invariants(running: Any, problem: str) -> None:
     FAULTS[problem](running)
     assert any(problem in each for each in check(running.machine))
     running.machine.restore([whole])
+
+
+def test_steps_are_shown(running: Any) -> None:
+    assert queries.task_view(running.machine, "wf-1", "t0").steps == 0
+    record(running, told(1))
+    assert queries.explain(running.machine, "wf-1", "t0").reason.endswith("; 1 of its steps is recorded")
+    record(running, told(1, "b"))
+    assert queries.task_view(running.machine, "wf-1", "t0").steps == 2
+    assert queries.explain(running.machine, "wf-1", "t0").reason.endswith("; 2 of its steps are recorded")
+    running.finish(1)
+    assert queries.task_view(running.machine, "wf-1", "t0").steps == 2
+    assert "recorded" not in queries.explain(running.machine, "wf-1", "t0").reason
 
 
 @pytest.mark.parametrize(

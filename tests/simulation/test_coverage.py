@@ -12,9 +12,20 @@ import msgspec
 import pytest
 
 import raftflow.simulation
-from raftflow.domain.commands import AnyCommand, CancelChildren, RecordSteps, SpawnTasks
+from raftflow.domain.commands import AnyCommand, CancelChildren, SpawnTasks
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.replies import Cleared, Done, EndVerdict, Fired, Placed, Reported, Retired, WorkflowAccepted
+from raftflow.domain.replies import (
+    Cleared,
+    Done,
+    EndVerdict,
+    Fired,
+    Placed,
+    Reported,
+    Retired,
+    StepsRecorded,
+    StepVerdict,
+    WorkflowAccepted,
+)
 from raftflow.simulation import run
 from raftflow.simulation.campaign import run_many
 from raftflow.simulation.checkers.command_effects import has_effect
@@ -28,13 +39,14 @@ SEEDS = [*range(27), *(seed for seed in range(27, 600) if FAMILIES[seed % len(FA
 DISK_EFFECTS = frozenset(FAULT_KINDS["failing disk"].effects)
 
 NOT_SIMULATED: dict[type, str] = dict.fromkeys(
-    (RecordSteps, SpawnTasks, CancelChildren), "simulated programs do not speak to their agents"
+    (SpawnTasks, CancelChildren), "simulated programs do not speak to their agents"
 )
 """Commands that no run shows with an effect, each with the reason."""
 
 SENT_BY_THE_CODE_UNDER_TEST = {
     "RemoveAgent": "the leader removes agents whose lease ended; agents say goodbye",
     "CommitPlacements": "the leader places tasks",
+    "RecordSteps": "agents pass on the steps of their programs",
     "ReportAttempts": "agents report",
     "CommitBackups": "the leader gives late tasks a second attempt",
     "OfferEnds": "agents that were lost offer what they finished",
@@ -89,6 +101,8 @@ def test_the_lists_of_senders_name_commands() -> None:
         (Placed((0, 7)), True),
         (Reported((EndVerdict(1, "stale"),)), False),
         (Reported((EndVerdict(1, "stale"), EndVerdict(2, "accepted"))), True),
+        (StepsRecorded((StepVerdict("known"),)), False),
+        (StepsRecorded((StepVerdict("known"), StepVerdict("recorded"))), True),
         (Fired(0), False),
         (Cleared(2), True),
         (Retired(()), False),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -62,7 +61,7 @@ class CallChannel:
         """Calls without an answer, by the fence of their attempt."""
         self._pump_scheduled = False
         self._clock_ms = 0
-        self._clock_read_ns = 0
+        self._clock_read_s = 0.0
 
     def begin(self, agent: str, incarnation: int) -> None:
         """Send for this incarnation from now on."""
@@ -80,7 +79,7 @@ class CallChannel:
 
     def now_ms(self) -> int:
         """Return the cluster's clock, as the last answer told it."""
-        return self._clock_ms + (time.monotonic_ns() - self._clock_read_ns) // 1_000_000
+        return self._clock_ms + int((self._loop.time() - self._clock_read_s) * 1000)
 
     async def close(self) -> None:
         """Drop everything."""
@@ -153,7 +152,7 @@ class CallChannel:
                 await self._deliver(batch[:half])
                 batch = batch[half:]
             else:
-                self._clock_ms, self._clock_read_ns = response.now_ms, time.monotonic_ns()
+                self._clock_ms, self._clock_read_s = response.now_ms, self._loop.time()
                 for call, answer in zip(batch, response.answers, strict=True):
                     self._tell(call, answer)
                 return

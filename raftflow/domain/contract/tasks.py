@@ -61,6 +61,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     """The task that spawned it; None for a task that came with the workflow."""
     children: int = 0
     """Tasks that it has spawned."""
+    steps: int = 0
+    """Durable steps that its attempts have recorded."""
     backup: bool = False
     """A second attempt may start beside one that is late: then it may run twice at the same time."""
 

@@ -16,6 +16,7 @@ from raftflow.domain.tasks.states import FINAL, PUBLIC_NAME, AgentState, TaskSta
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.commands.workflows import never_fits
 from raftflow.machine.read.preferences import avoided, budget
+from raftflow.machine.read.steps import count_of
 from raftflow.machine.rules import cache, ledger
 from raftflow.machine.rules.backups import wants_backup
 from raftflow.machine.rules.lateness import expectation, seconds, why_backup
@@ -79,6 +80,8 @@ def explain(
             reason += _backup(machine, workflow, task, task.last, max(machine.clock_ms, memory.now_ms))
     else:
         reason, waiting = task.detail or task.state.name.lower(), ""
+    if (steps := count_of(workflow, task)) and task.state not in FINAL:
+        reason += f"; {steps} of its steps {'are' if steps > 1 else 'is'} recorded"
     if workflow.paused and task.state in _PAUSABLE:
         reason, waiting = f"the workflow is paused; {reason}", "paused"
     placed = task.last if task.state in _PLACED and not task.cached else None

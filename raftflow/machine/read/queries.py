@@ -39,6 +39,7 @@ from raftflow.machine.read.scheduling import (
     urgency_of,
     workflows_with_ready,
 )
+from raftflow.machine.read.steps import count_of
 from raftflow.machine.rules import learning
 from raftflow.machine.rules.learning import Estimate, estimate_of
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_STOP, attempts_of
@@ -203,6 +204,7 @@ def _task_view(workflow: Workflow, task: Task, *, history: bool) -> TaskView:
         history=[_attempt_view(attempt) for attempt in attempts_of(task)] if history else [],
         parent=None if task.origin is None else workflow.tasks[task.origin.parent].id,
         children=0 if task.family is None else task.family.count,
+        steps=count_of(workflow, task),
     )
 
 

@@ -45,6 +45,7 @@ def check_end(history: RunHistory, hosts: list[SimHost]) -> None:
         if b"".join(machine.snapshot()) != b"".join(replay.snapshot()):
             history.violation("diverged", f"{name} holds another state than the log gives")
         _check_submitted(history, name, machine)
+        history.steps.check_end(name, machine)
         open_ = [workflow.id for workflow in machine.tables.workflows.values() if not workflow.finished_ms]
         if open_:
             history.violation("no rest", f"{len(open_)} workflows never finished, {open_[0]} for one")

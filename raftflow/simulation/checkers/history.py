@@ -18,6 +18,7 @@
     failed sync ignored   a replica goes on after its journal could not be synced
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
+    step of a dead attempt, step twice, step ran again, wrong step, step lost: see `checkers/step_checks.py`
 
 Models that know nothing of the code's own tables follow the attempts (`attempt_checks.py`) and the members
 (`checkers/member_checks.py`).
@@ -43,6 +44,7 @@ from raftflow.simulation.checkers.command_effects import has_effect
 from raftflow.simulation.checkers.execution_checks import ExecutionChecks
 from raftflow.simulation.checkers.member_checks import MemberModel
 from raftflow.simulation.checkers.replica_checks import ReplicaChecks
+from raftflow.simulation.checkers.step_checks import StepChecks
 from raftflow.simulation.world.replica_builder import STEP_LIMITS
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class RunHistory:
         self.attempts = AttemptModel()
         self.members = MemberModel(self.violation)
         self.executions = ExecutionChecks(self.violation, trace.now_s, self.attempts)
+        self.steps = StepChecks(self.violation, self.attempts)
         self._replicas = ReplicaChecks(self.violation, trace.now_s, self.members)
         self.acknowledged: dict[str, AnyReply] = {}
         self.submitted: dict[str, WorkflowSpec] = {}
@@ -258,6 +261,7 @@ class RunHistory:
                     )
             for problem in self.attempts.follow(command, reply, record):
                 self.violation("attempt", f"at {index}: {problem}")
+            self.steps.follow(command, reply)
             self.executions.check_deadlines(record, fired=isinstance(command, FireTimers))
             if isinstance(reply, Retired):
                 self._retire(reply)
@@ -316,3 +320,15 @@ class RunHistory:
     def execution_ended(self, agent: str, task: TaskKey, fence: int, how: str) -> None:
         """A program ended, in any way."""
         self.executions.execution_ended(agent, task, fence, how)
+
+    def step_asked(self, task: TaskKey) -> int:
+        """A program asks for a step."""
+        return self.steps.step_asked(task)
+
+    def step_ran(self, task: TaskKey, fence: int, key: tuple[str, int], asked: int) -> None:
+        """A program runs a step."""
+        self.steps.step_ran(task, fence, key, asked)
+
+    def step_told(self, task: TaskKey, fence: int, key: tuple[str, int], result: str) -> None:
+        """A program was told that a step is recorded."""
+        self.steps.step_told(task, fence, key, result)

@@ -20,6 +20,7 @@ from raftflow.machine.commands import agents as machine_agents
 from raftflow.machine.commands import attempts as machine_attempts
 from raftflow.machine.schema.agenda import AGENDA
 from raftflow.machine.schema.requests import REQUESTS
+from raftflow.machine.schema.steps import STEPS
 from raftflow.machine.schema.uploads import UPLOADS
 from raftflow.machine.schema.workflows import RESULT_BYTES
 from raftflow.machine.tables.workflows import Workflow
@@ -39,6 +40,7 @@ from raftflow.simulation.mutation.patches import elections as in_elections
 from raftflow.simulation.mutation.patches import leader as in_leader
 from raftflow.simulation.mutation.patches import machine as in_machine
 from raftflow.simulation.mutation.patches import replication as in_replication
+from raftflow.simulation.mutation.patches import steps as in_steps
 from raftflow.simulation.mutation.patches.common import attribute
 from raftflow.simulation.plan import MEMBER_RULES
 
@@ -422,5 +424,36 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="last job left",
         about="nobody carries the last job of the agenda out",
         plant=attribute(LeaderLoop, "_continue_agenda", in_agenda.leave_last_job),
+    ),
+    Mutant(
+        name="steps of the dead",
+        about="an attempt that was given up records steps",
+        plant=in_steps.record_for_the_dead,
+    ),
+    Mutant(
+        name="steps not found",
+        about="an attempt is not told that earlier ones have recorded steps",
+        plant=in_steps.forget_steps_of_earlier_attempts,
+    ),
+    Mutant(
+        name="steps answered early",
+        about="a step is answered before its record is committed",
+        plant=in_steps.answer_before_the_commit,
+    ),
+    Mutant(
+        name="records counted twice",
+        about="an attempt believes that it knows of a record that it has never seen",
+        plant=in_steps.count_records_ahead_twice,
+        seeds_max=200,
+    ),
+    Mutant(
+        name="answers mixed",
+        about="the calls of a request get each other's answers",
+        plant=in_steps.mix_answers,
+    ),
+    Mutant(
+        name="steps not saved",
+        about="a snapshot holds no records of steps",
+        plant=in_machine.snapshot_without(STEPS),
     ),
 )

@@ -61,3 +61,13 @@ class ExecutionObserver(Protocol):
 
     def execution_ended(self, agent: str, task: TaskKey, fence: int, how: str) -> None:
         """A program ended, in any way."""
+
+    def step_asked(self, task: TaskKey) -> int:
+        """A program asks for a step. Returns the moment, for `step_ran`."""
+        ...
+
+    def step_ran(self, task: TaskKey, fence: int, key: tuple[str, int], asked: int) -> None:
+        """A program runs a step, for which it asked at that moment."""
+
+    def step_told(self, task: TaskKey, fence: int, key: tuple[str, int], result: str) -> None:
+        """A program was told that a step is recorded, with this result."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from raftflow.agent.attempts.fetching import AttemptFetcher
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig
+from raftflow.agent.exchange.call_channel import CallChannel
 from raftflow.agent.loop import AgentLoop
 from raftflow.agent.workdir.inputs import InputsFetcher
 from raftflow.domain.contract.views import AgentLoad
@@ -103,9 +104,6 @@ class SimAgent:
         self._retained.append(self._loop.create_task(self._live(process), context=process.context))
 
     async def _live(self, process: Process) -> None:
-        machine = self._machine = SimExecutor(self._loop, self._rng, self._observer, process, self.health)
-        machine.hurried = self._hurried
-        machine.long_programs = self._long_programs
         config = AgentConfig(
             peers=("sim://a",),
             name=self.name,
@@ -120,6 +118,12 @@ class SimAgent:
         client: Any = SimLeaderClient(
             self._calls, process, self._replicas, self._rng, timeout_s=0.7, observer=self._observer
         )
+        channel = CallChannel(client.calls)
+        machine = self._machine = SimExecutor(
+            self._loop, self._rng, self._observer, process, self.health, channel=channel
+        )
+        machine.hurried = self._hurried
+        machine.long_programs = self._long_programs
         watching = self._loop.create_task(client.watch.run())
         fetcher = AttemptFetcher(
             InputsFetcher(client, KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0),
@@ -148,7 +152,7 @@ class SimAgent:
             on_lease=machine.lease,
             kill_overdue=machine.kill_all,
             attempts_max=PREFETCH_MAX,
-            on_registered=lambda _registration: None,
+            on_registered=lambda registered: channel.begin(registered.id, registered.incarnation),
             home=f"home of {self.name}",
             probe=HealthProbe(self.health),
         )

@@ -9,10 +9,12 @@ import contextvars
 import signal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from raftflow.agent.calls.attempt import CallingAttempt
 from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.launcher.messages import Sampled
 from raftflow.domain.limits import JSON_DEPTH_MAX, RESULT_BYTES_MAX
 from raftflow.simulation.world.agents.boot_clock import virtual_ns
+from raftflow.simulation.world.agents.step_program import StepProgram, has_steps
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from raftflow.agent.calls.attempt import Channel
     from raftflow.agent.workdir.inputs import FetchedInputs
     from raftflow.domain.contract.views import Assignment
     from raftflow.simulation.world.agents.health import MachineHealth
@@ -69,19 +72,28 @@ class _SimProgram(NamedTuple):
     task: tuple[str, str]
     ended: Ended
     started_s: float
+    steps: StepProgram | None = None
 
 
 class SimExecutor:
     """Runs programs for one process of an agent, and ends them when the lease or the agent ends."""
 
     def __init__(
-        self, loop: VirtualLoop, rng: Random, observer: ExecutionObserver, process: Process, health: MachineHealth
+        self,
+        loop: VirtualLoop,
+        rng: Random,
+        observer: ExecutionObserver,
+        process: Process,
+        health: MachineHealth,
+        *,
+        channel: Channel,
     ) -> None:
         self._loop = loop
         self._health = health
         self._rng = rng
         self._observer = observer
         self._process = process
+        self._channel = channel
         self._programs: dict[int, _SimProgram] = {}
         self._world = contextvars.Context()
         self.long_programs = False
@@ -123,7 +135,24 @@ class SimExecutor:
             )
         elif self._health.black_hole:
             how, word, run_s = ExecutionEnd(ok=False, exit_code=127), "failed", 0.002
-        self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
+        if not has_steps(task) or self._health.unable or self._health.black_hole:
+            self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
+            return
+
+        def done() -> None:
+            self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
+
+        steps = StepProgram(
+            loop=self._loop,
+            world=self._world,
+            process=self._process,
+            observer=self._observer,
+            attempt=CallingAttempt(assignment, self._channel),
+            task=task,
+            done=done,
+        )
+        self._programs[fence] = self._programs[fence]._replace(steps=steps)
+        self._loop.call_soon(steps.begin, context=self._world)
 
     def signal(self, fence: int, number: int) -> None:
         """End a program; some need time after SIGTERM."""
@@ -162,5 +191,7 @@ class SimExecutor:
         program = self._programs.pop(fence, None)
         if program is None:
             return
+        if program.steps is not None:
+            program.steps.end()
         self._observer.execution_ended(self._process.name, program.task, fence, word)
         self._loop.call_soon(program.ended, fence, how, context=self._process.context)

@@ -14,6 +14,8 @@ from raftflow.agent.workdir.inputs import AttemptOverError, ReplicaUnavailableEr
 from raftflow.coordinator.commit.submitter import BusyError, NotLeaderError, ProposeError
 from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
+    CallsRequest,
+    CallsResponse,
     InputsPiece,
     LeaderNotice,
     PollRequest,
@@ -117,6 +119,15 @@ class SimLeaderClient:
             return msgspec.json.encode(reply)
 
         return self._decode_poll.decode(await self._pass(serve, timeout_s))
+
+    async def calls(self, agent_id: str, body: bytes) -> CallsResponse:
+        """Send what attempts ask. Raises what the real client raises."""
+
+        async def serve(replica: Replica) -> bytes:
+            request = msgspec.json.decode(body, type=CallsRequest)
+            return msgspec.json.encode(await replica.attempt_calls.answer(agent_id, request))
+
+        return msgspec.json.decode(await self._pass(serve, self._timeout_s), type=CallsResponse)
 
     def replicas(self) -> list[str]:
         """Return the replicas to ask for inputs, the leader last."""

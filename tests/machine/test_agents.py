@@ -84,6 +84,10 @@ def test_a_draining_agent_ends_what_runs(drive):
     assert drive.place(1) == (4,)
 
 
+def test_nobody_resumes_an_agent_that_does_not_exist(drive):
+    assert drive.resume("a9").code is RejectionCode.NOT_FOUND
+
+
 def test_resume_lets_the_queue_be_but_for_paused_workflows(drive):
     drive.register(prefetch=2)
     drive.submit(drive.bag(2))

@@ -72,6 +72,7 @@ def test_the_answer_to_the_submission_names_no_event_of_a_ready_task(online):
     assert [type(event).__name__ for event in online.events] == ["WorkflowFinished", "WorkflowChanged"]
 
 
+@pytest.mark.no_cover
 def test_a_whole_graph_is_reused_without_recursion(online):
     online.checked = False
     length = 3_000

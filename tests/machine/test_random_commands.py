@@ -731,6 +731,7 @@ def facts(machine: Machine) -> bytes:
     return b"".join(copy.snapshot())
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("limits", [StepLimits(1, 1), StepLimits(6, 4)])
 def test_commands_in_pieces_come_to_the_same_as_at_once(monkeypatch, limits):
     monkeypatch.setattr(Twins, "limits", limits)
@@ -748,6 +749,7 @@ def test_commands_in_pieces_come_to_the_same_as_at_once(monkeypatch, limits):
     )
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("bulk", "limits", "examples"),
     [

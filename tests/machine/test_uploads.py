@@ -109,6 +109,7 @@ def graphs(draw: Any) -> WorkflowSpec:
     )
 
 
+@pytest.mark.no_cover
 @given(spec=graphs(), tasks_max=st.integers(1, 5), bytes_max=st.sampled_from([1, 200, limits.PIECE_BYTES_MAX]))
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_pieces_come_to_what_one_command_comes_to(new_drive, spec, tasks_max, bytes_max):

@@ -34,8 +34,14 @@ from raftflow.simulation.plan import FAMILIES, SeedPlan, make_plan
 from raftflow.simulation.run import RunOptions, World
 from raftflow.simulation.world.loop import VirtualLoop
 
-SEEDS = [*range(27), *(seed for seed in range(27, 600) if FAMILIES[seed % len(FAMILIES)] in {"all", "leases"})]
-"""Within these everything must be seen; about fifty are enough. What is rare comes in the families at the end."""
+FIRST_SEEDS = (135, 196, 252, 24, 205, 198, 12, 17, 195, 117, 26, 99, 52)
+"""These showed everything when they were chosen, in four seconds."""
+SEEDS = [
+    *FIRST_SEEDS,
+    *range(27),
+    *(seed for seed in range(27, 600) if FAMILIES[seed % len(FAMILIES)] in {"all", "leases"}),
+]
+"""Within these everything must be seen; without the first ones eighty are enough. What is rare comes at the end."""
 DISK_EFFECTS = frozenset(FAULT_KINDS["failing disk"].effects)
 
 NOT_SIMULATED: dict[type, str] = dict.fromkeys(

@@ -218,7 +218,8 @@ def test_a_seed_is_one_run_in_every_process() -> None:
 
 def test_without_the_guard_acknowledged_writes_are_lost() -> None:
     losing: set[int] = set()
-    for report in run_many(range(24), RunOptions(disabled_rules=GUARD_RULES)):
+    showed = (11, 19, 21)  # when they were chosen; a change may take that from a seed
+    for report in run_many((*showed, *range(24)), RunOptions(disabled_rules=GUARD_RULES)):
         losing |= {report.seed for found in report.violations if found.kind == "lost"}
         if len(losing) == 3:
             return
@@ -282,9 +283,15 @@ def test_there_are_enough_mutants() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 1080, 10))
+def test_more_seeds(first: int) -> None:
+    clean(range(first, first + 10))
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
-def test_two_hundred_seeds() -> None:
-    assert campaign(range(1000, 1200), RunOptions(), jobs=2).violations == []
+def test_hundreds_of_seeds() -> None:
+    assert campaign(range(1080, 1500), RunOptions(), jobs=2).violations == []
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.pop("COLUMNS", None)  # would set the width of every table
 sys.path.append(str(Path(__file__).parent))  # for transcripts.py, which several directories import
 
 

@@ -135,7 +135,7 @@ async def test_many_calls_at_once_do_not_take_each_other_for_silence(
     """
     import asyncio
 
-    silence_s = 1.5
+    silence_s = 4.0
     monkeypatch.setattr(hedge, "HEDGE_S", silence_s)
     monkeypatch.setattr(race, "STAGGER_S", silence_s)
 

@@ -154,9 +154,10 @@ def test_agents_and_replicas_of_the_old_cluster_are_refused(
 ) -> None:
     """The new cluster takes the old one's addresses, so that old agents and an old replica meet it."""
     old = make_cluster(agents=1, lease_ms=3_000)
-    saved = tmp_path / "saved"
+    saved, restored_mark = tmp_path / "saved", tmp_path / "restored"
     with old.client() as client:
-        workflow = client.submit({"name": "w", "tasks": [{"id": "t", "command": ["sleep", "4"]}]}).id
+        wait = f"until [ -e {restored_mark} ]; do sleep 0.1; done"
+        workflow = client.submit({"name": "w", "tasks": [{"id": "t", "command": ["sh", "-c", wait]}]}).id
         _wait(lambda: client.task(workflow, "t").state == "running", "it runs")
         first = client.task(workflow, "t").history[-1].fence
         run("snapshot", "save", saved, "--data-dir", old.directory)
@@ -178,6 +179,7 @@ def test_agents_and_replicas_of_the_old_cluster_are_refused(
     old.config_file("n3").write_text(text.replace(new_id, old_id))
     old.start_replica("n3")
     _wait(lambda: old.leader() in {"n1", "n2"}, "the new cluster has a leader")
+    restored_mark.touch()
     with old.client() as client:
         _wait(lambda: client.workflow(workflow).state == "succeeded", "it ends")
         attempts = client.task(workflow, "t").history

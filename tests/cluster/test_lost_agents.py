@@ -74,7 +74,7 @@ def test_what_a_killed_agent_had_is_placed_first_and_in_time(
         assert client.ledger_verify(cluster.url_of(cluster.wait_leader())).ok
     after = [(record, move) for record, move in moves(cluster, *PLACED) if record.index > removal.index]
     under_way = list(takewhile(lambda each: each[1].task_id not in lost, after))
-    assert len(under_way) <= 3, "what was on its way into the log when the agent was removed: the other has three places"
+    assert len(under_way) <= 3, "on their way into the log when the agent was removed; the other has three places"
     after = after[len(under_way) :]
     first = [move.task_id for _, move in after[: len(lost)]]
     assert set(first) == lost, f"fresh work came before {lost}: {first}"

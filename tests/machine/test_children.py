@@ -268,6 +268,25 @@ def test_a_task_waits_for_the_first_of_some(drive):
     assert drive.states() == "EESF" and drive.state() == "running"
 
 
+def test_a_task_waits_until_one_child_does_not_succeed(drive):
+    fence = start(drive)
+    drive.spawn(fence, "a", "b", "c")
+    drive.park(fence, mode="succeeded")
+    a, b = drive.place(1, 2)
+    drive.finish(a)
+    assert drive.states() == "PSRE"
+    drive.finish(b, "failed")
+    assert drive.states() == "ESFE"
+    (again,) = drive.place(0)
+    drive.park(again, mode="succeeded")
+    assert drive.states() == "ESFE" and drive.task(0).family.idle_parks == 1
+    (again,) = drive.place(0)
+    drive.park(again, (1, 1), (3, 3), mode="succeeded")
+    (c,) = drive.place(3)
+    drive.finish(c)
+    assert drive.states() == "ESFS"
+
+
 def test_ranges_may_overlap_and_name_tasks_that_are_no_children(drive):
     fence = start(drive)
     drive.spawn(fence, "a", "b")
@@ -653,7 +672,7 @@ FAULTS = {
     "the chain of its children does not match them": _set(_origin(3), "previous", 1),
     "waits for 7 of 3, there are 2 of 3": _set(_family(0), "awaited_open", 7),
     "is READY and waits for": _set(lambda drive: drive.task(0), "state", TaskState.READY),
-    "is parked although what it waits for has ended": _set(_family(0), "any_of", value=True),
+    "is parked although what it waits for has ended": _set(_family(0), "mode", "any"),
     "has children and does not know it": _set(lambda drive: drive.task(0), "family", None),
 }
 

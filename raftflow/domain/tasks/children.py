@@ -19,6 +19,8 @@ from raftflow.domain.values.ids import name_problem
 Positions = tuple[tuple[int, int], ...]
 """Ranges of positions of tasks, first and last of each."""
 
+ParkMode = Literal["all", "any", "succeeded"]
+
 _PLAIN_CHARS_MAX = 120
 """A longer id of a child is made with a hash, so that the ids of a deep chain do not grow."""
 _PARENT_CHARS = 40
@@ -41,8 +43,8 @@ def child_ids(parent_id: str, key: str) -> tuple[str, ...]:
 class ParkCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a parked task waits for. It is the result of the attempt that parked, as JSON."""
 
-    mode: Literal["all", "any"] = "all"
-    """Until all of these children have ended, or until one has."""
+    mode: ParkMode = "all"
+    """Until all of these children have ended, one has, or all have succeeded or one will not."""
     children: Positions = ()
     """Where they are in the workflow; empty for all children of the task. Other tasks in the ranges do not count."""
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
-from raftflow.domain.tasks.children import Positions, merge_ranges, read_condition
-from raftflow.domain.tasks.states import FINAL, TaskEvent
+from raftflow.domain.tasks.children import merge_ranges, read_condition
+from raftflow.domain.tasks.states import TaskEvent
 from raftflow.machine.rules.context import move, wake
+from raftflow.machine.tables.tasks import count_children, is_over
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import AttemptEnd
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.tasks import Attempt, Family, Task
+    from raftflow.machine.tables.tasks import Attempt, Task
     from raftflow.machine.tables.workflows import Workflow
 
 
@@ -44,32 +45,15 @@ def park(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, e
     assert family is not None  # noqa: S101 - `park_problem` has asked
     move(step, workflow, task, TaskEvent.PARKED, attempt)
     task.losses = 0
-    family.any_of = wanted.mode == "any"
-    if wanted.children:
-        family.awaits = merge_ranges(wanted.children, len(workflow.tasks))
-        family.awaited, family.awaited_open = _count(workflow, task, family.awaits)
-    else:
-        family.awaits = ((task.position + 1, len(workflow.tasks) - 1),)
-        family.awaited, family.awaited_open = family.count, family.open
-    if _is_over(family):
+    family.mode = wanted.mode
+    # Nothing but its children can be behind it, so the whole rest is a range for all of them.
+    ranges = wanted.children or ((task.position + 1, len(workflow.tasks) - 1),)
+    family.awaits = merge_ranges(ranges, len(workflow.tasks))
+    found = count_children(workflow.tasks, task.position, family.awaits)
+    family.awaited, family.awaited_open = found.all, found.open
+    if is_over(family.mode, found):
         family.idle_parks += 1
         wake(step, workflow, task, family)
     else:
         family.idle_parks = 0
     return ""
-
-
-def _is_over(family: Family) -> bool:
-    """Tell whether what a task waits for has ended."""
-    return not family.awaited_open or (family.any_of and family.awaited_open < family.awaited)
-
-
-def _count(workflow: Workflow, task: Task, ranges: Positions) -> tuple[int, int]:
-    """Return how many children of a task are in these ranges, and how many of them have not ended."""
-    awaited = still_open = 0
-    for first, last in ranges:
-        for child in workflow.tasks[first : last + 1]:
-            if child.origin is not None and child.origin.parent == task.position:
-                awaited += 1
-                still_open += child.state not in FINAL
-    return awaited, still_open

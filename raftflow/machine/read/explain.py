@@ -102,7 +102,7 @@ _PAUSABLE = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY, Ta
 
 
 def _parked(family: Family) -> str:
-    if family.any_of:
+    if family.mode == "any":
         return f"parked: waits for the first of {family.awaited} children"
     return f"parked: waits for {family.awaited_open} of {family.awaited} children"
 

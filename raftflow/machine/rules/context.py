@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Transition = tuple[str, str, str, str, str, int, int, str]
 """The fields of `contract.AuditTransition`, which has the same encoding."""
 
-_READY, _PARKED = TaskState.READY, TaskState.PARKED
+_READY, _PARKED, _DONE = TaskState.READY, TaskState.PARKED, TaskState.SUCCEEDED
 
 COALESCE_MIN = 1_000
 """From this many moves of tasks of one workflow on, one event reports all of them."""
@@ -223,7 +223,8 @@ def _tell_parent(step: ApplyContext, workflow: Workflow, child: Task, origin: Sp
     if parent.state is _PARKED and is_awaited(family, child.position):
         family.awaited_open += opened
         # A task of a workflow that is being stopped stays as it is until it is cancelled.
-        if not workflow.stop_pending and (family.any_of or not family.awaited_open):
+        over = not family.awaited_open or family.mode == "any"
+        if not workflow.stop_pending and (over or (family.mode == "succeeded" and child.state is not _DONE)):
             wake(step, workflow, parent, family)
 
 
@@ -236,7 +237,7 @@ def wake(step: ApplyContext, workflow: Workflow, task: Task, family: Family) -> 
 def clear_awaits(family: Family) -> None:
     """Note that a task is not parked any more. It has moved before."""
     family.awaits = ()
-    family.any_of = False
+    family.mode = "all"
     family.awaited = family.awaited_open = 0
 
 

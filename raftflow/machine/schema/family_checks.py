@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.tasks.states import FINAL, LIVE_ATTEMPT, TaskState
-from raftflow.machine.tables.tasks import ORDER_STOP, is_awaited
+from raftflow.machine.tables.tasks import ORDER_STOP, ChildCounts, is_awaited, is_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +86,7 @@ def _family_problems(workflow: Workflow, task: Task, family: Family, children: l
     parked = task.state is TaskState.PARKED
     if parked != bool(family.awaits):
         yield f"is {task.state.name} and waits for {family.awaits}"
-    over = not awaited_open or (family.any_of and awaited_open < len(awaited))
+    succeeded = sum(child.state is TaskState.SUCCEEDED for child in awaited)
+    over = is_over(family.mode, ChildCounts(len(awaited), awaited_open, succeeded))
     if parked and over and not workflow.blocked:
         yield "is parked although what it waits for has ended"

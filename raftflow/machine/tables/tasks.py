@@ -11,14 +11,16 @@ Rows are encoded as they are into snapshots, so a new field goes to the end and 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from sys import maxsize
+from typing import NamedTuple
 
 import msgspec
 
-from raftflow.domain.tasks.children import Positions
+from raftflow.domain.tasks.children import ParkMode, Positions
 from raftflow.domain.tasks.feasibility import Shape
 from raftflow.domain.tasks.program import Program
-from raftflow.domain.tasks.states import AttemptOutcome, TaskState
+from raftflow.domain.tasks.states import FINAL, AttemptOutcome, TaskState
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -97,8 +99,8 @@ class Family(msgspec.Struct, array_like=True, gc=False, eq=False):
     """Those that have not ended."""
     awaits: Positions = ()
     """What the parked task waits for: ranges of positions. Other tasks in them do not count."""
-    any_of: bool = False
-    """It waits for the first of them, not for all."""
+    mode: ParkMode = "all"
+    """Whether it waits for all of them, for the first, or for the first that does not succeed."""
     awaited: int = 0
     """Children in these ranges."""
     awaited_open: int = 0
@@ -164,6 +166,32 @@ def is_awaited(family: Family, position: int) -> bool:
     awaits = family.awaits
     found = bisect_right(awaits, (position, maxsize)) - 1
     return found >= 0 and position <= awaits[found][1]
+
+
+class ChildCounts(NamedTuple):
+    """Children in some ranges of positions."""
+
+    all: int
+    open: int
+    succeeded: int
+
+
+def is_over(mode: ParkMode, found: ChildCounts) -> bool:
+    """Tell whether what a task waits for has happened."""
+    ended = found.all - found.open
+    return not found.open or (mode == "any" and ended > 0) or (mode == "succeeded" and ended > found.succeeded)
+
+
+def count_children(tasks: Sequence[Task], parent: int, ranges: Positions) -> ChildCounts:
+    """Count the children of the task at `parent` in these ranges."""
+    found = still_open = succeeded = 0
+    for first, last in ranges:
+        for child in tasks[first : last + 1]:
+            if child.origin is not None and child.origin.parent == parent:
+                found += 1
+                still_open += child.state not in FINAL
+                succeeded += child.state is TaskState.SUCCEEDED
+    return ChildCounts(found, still_open, succeeded)
 
 
 def attempt_of(task: Task, fence: int) -> Attempt:

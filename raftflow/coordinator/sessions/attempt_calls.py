@@ -12,9 +12,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from raftflow.coordinator.sessions.child_calls import ChildCalls
 from raftflow.domain.commands import RecordSteps, StepToRecord
 from raftflow.domain.contract.reportable import result_fault
-from raftflow.domain.contract.views import CallsResponse, FindStep, RecordStep, RefusedCall, StepRecorded, StepsKnown
+from raftflow.domain.contract.views import (
+    CallsResponse,
+    FindChildren,
+    FindStep,
+    RecordStep,
+    RefusedCall,
+    SpawnChildren,
+    StepRecorded,
+    StepsKnown,
+    StopChildren,
+)
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import StepsRecorded
 from raftflow.machine.read import steps as step_reads
@@ -47,7 +58,14 @@ class AttemptCalls:
         self._submitter = submitter
         self._clock = clock
         self._barrier = barrier
-        self._answerers: dict[type[Any], Answerer] = {RecordStep: self._record_steps, FindStep: self._find_steps}
+        children = ChildCalls(machine=machine, submitter=submitter, clock=clock, barrier=barrier)
+        self._answerers: dict[type[Any], Answerer] = {
+            RecordStep: self._record_steps,
+            FindStep: self._find_steps,
+            SpawnChildren: children.spawn,
+            FindChildren: children.find,
+            StopChildren: children.stop,
+        }
 
     async def answer(self, agent: str, request: CallsRequest) -> CallsResponse:
         """Answer the calls of a request, each alone. Raises `ProposeError`s."""

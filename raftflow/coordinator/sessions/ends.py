@@ -10,6 +10,8 @@ from raftflow.domain.replies import EndVerdict
 from raftflow.domain.tasks.checks import result_problem
 from raftflow.domain.tasks.states import AttemptOutcome
 
+_WITH_RESULT = frozenset({AttemptOutcome.SUCCEEDED, AttemptOutcome.PARKED})
+
 
 def report(name: str, request: PollRequest, missing: tuple[int, ...], *, at_ms: int) -> ReportAttempts:
     """Make the command that takes a poll's ends and missing attempts."""
@@ -42,7 +44,7 @@ def attempt_end(end: ReportedEnd) -> AttemptEnd:
 
 def _checked(end: ReportedEnd, outcome: AttemptOutcome) -> tuple[AttemptOutcome, str, bytes]:
     result = bytes(end.result)
-    if result == b"null" or outcome is not AttemptOutcome.SUCCEEDED:
+    if result == b"null" or outcome not in _WITH_RESULT:
         result = b""
     problem = result_problem(result)
     if problem is not None:

@@ -15,6 +15,12 @@ from raftflow.domain.contract.common import Number
 
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Occurrence = Annotated[int, msgspec.Meta(ge=1, le=limits.STEPS_PER_TASK_MAX)]
+ChildKey = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SPAWN_KEY_CHARS_MAX)]
+ChildRanges = Annotated[
+    list[tuple[Number, Number]],
+    msgspec.Meta(max_length=limits.PARK_RANGES_MAX),
+]
+"""First and last number of each range. Numbers that are no children of the task do not count."""
 FunctionName = Annotated[str, msgspec.Meta(max_length=limits.FUNCTION_CHARS_MAX)]
 
 
@@ -42,7 +48,47 @@ class FindStep(
     occurrence: Occurrence
 
 
-AnyCall = RecordStep | FindStep
+class SpawnChildren(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="call", tag="spawn"
+):
+    """Add children to the workflow of the attempt, all or nothing. The answer comes when that is committed.
+
+    A child whose key the task has used before is found, in whatever attempt that was, and must be the same task.
+    """
+
+    fence: Number
+    tasks: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=limits.SPAWN_TASKS_MAX)]
+    """As in a document, without `needs`. The `id` of each is its key among the children of this task."""
+    defaults: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+    """As in a document."""
+
+
+class FindChildren(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="call", tag="children"
+):
+    """Look at children of the task: how many have ended, and their ends."""
+
+    fence: Number
+    keys: Annotated[list[ChildKey], msgspec.Meta(max_length=limits.SPAWN_TASKS_MAX)] = []
+    """Those with these keys."""
+    children: ChildRanges = []
+    """Those with numbers in these ranges. All children without keys and ranges."""
+    ends: bool = False
+    """Show the ends, in the order of the numbers. Else they are counted."""
+    begin: Number = 0
+    """The number with which the ends begin: `next` of the answer before."""
+
+
+class StopChildren(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="call", tag="cancel"
+):
+    """Cancel children of the task that have not ended, and what they have spawned."""
+
+    fence: Number
+    children: ChildRanges
+
+
+AnyCall = RecordStep | FindStep | SpawnChildren | FindChildren | StopChildren
 
 
 class CallsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +122,45 @@ class StepsKnown(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="an
     steps: list[KnownStep] = []
 
 
+class ChildrenSpawned(msgspec.Struct, kw_only=True, tag_field="answer", tag="spawned"):
+    """The children are tasks of the workflow."""
+
+    children: list[int]
+    """Number of each child, in the order of the call."""
+
+
+class ChildEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How a child has ended."""
+
+    number: int
+    id: str
+    state: Literal["succeeded", "failed", "cancelled"]
+    result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    error: str = ""
+
+
+class ChildrenFound(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="answer", tag="children"):
+    """What is known of children: counts, or ends if those were asked for."""
+
+    total: int = 0
+    open: int = 0
+    """Those that have not ended."""
+    first: ChildEnd | None = None
+    """The one that ended first."""
+    failed: ChildEnd | None = None
+    """The first that ended without success."""
+    numbers: list[int] = []
+    """Of the children whose keys were named, in their order."""
+    ends: list[ChildEnd] = []
+    """Up to the first child that has not ended, as far as they are small together."""
+    next: int | None = None
+    """Where the next ends begin."""
+
+
+class ChildrenStopped(msgspec.Struct, kw_only=True, tag_field="answer", tag="stopped"):
+    """What had not ended is cancelled, or was told to stop."""
+
+
 class RefusedCall(msgspec.Struct, kw_only=True, tag_field="answer", tag="refused"):
     """The call was refused, and nothing was changed."""
 
@@ -85,7 +170,7 @@ class RefusedCall(msgspec.Struct, kw_only=True, tag_field="answer", tag="refused
     detail: str
 
 
-AnyAnswer = StepRecorded | StepsKnown | RefusedCall
+AnyAnswer = StepRecorded | StepsKnown | ChildrenSpawned | ChildrenFound | ChildrenStopped | RefusedCall
 
 
 class CallsResponse(msgspec.Struct, kw_only=True):

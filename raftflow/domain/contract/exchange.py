@@ -77,10 +77,11 @@ class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     workflow_id: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)]
     task_id: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)]
     outcome: Literal[
-        "succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown", "agent_fault"
+        "succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown", "agent_fault", "parked"
     ]
     """`outgrown`: it used more memory than its demand and was stopped. `agent_fault`: the agent
-    could not do its part."""
+    could not do its part. `parked`: it ended to wait for children; the result says for which
+    (`domain.tasks.children.ParkCondition`)."""
     exit_code: Annotated[int, msgspec.Meta(ge=limits.EXIT_CODE_MIN, le=limits.EXIT_CODE_MAX)] | None = None
     error: ErrorText = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))

@@ -78,7 +78,7 @@ def judge_end(end: ReportedEnd, *, result_bytes_max: int = limits.RESULT_BYTES_M
         fault = result_fault(bytes(end.result), bytes_max=result_bytes_max)
         if fault is not None:
             end.outcome, end.error, end.result = "failed", fault, _RAW_NULL
-    else:
+    elif end.outcome != "parked":
         end.result = _RAW_NULL
     if end.error:
         end.error = reportable_text(end.error)

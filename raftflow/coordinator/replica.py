@@ -18,6 +18,7 @@ from raftflow.coordinator.audit.frames import AuditError
 from raftflow.coordinator.audit.verify import verify_audit
 from raftflow.coordinator.bundles.replication import BundleReplication
 from raftflow.coordinator.bundles.store import BundleStore
+from raftflow.coordinator.calls.attempt_calls import AttemptCalls
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.cluster_view import ClusterView
 from raftflow.coordinator.commit.commit_times import CommitTimes
@@ -33,7 +34,6 @@ from raftflow.coordinator.placement import explanation
 from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.planner import QueuePlanner
 from raftflow.coordinator.placement.rebalancer import RebalanceLoop, Rebalancer
-from raftflow.coordinator.sessions.attempt_calls import AttemptCalls
 from raftflow.coordinator.sessions.awaited_ends import AwaitedEnds
 from raftflow.coordinator.sessions.poll_service import PollService
 from raftflow.coordinator.sessions.registration import Registration

@@ -47,12 +47,9 @@ def unbounded(kind: inspect.Type, where: str) -> list[str]:
         return [path for at, type_ in fields if at not in JUDGED_ELSEWHERE for path in unbounded(type_, at)]
     if isinstance(kind, inspect.Metadata):
         return unbounded(kind.type, where)
-    if isinstance(kind, inspect.UnionType):
-        return [path for one in kind.types for path in unbounded(one, where)]
-    if where in JUDGED_ELSEWHERE:
-        return []
-    if isinstance(kind, inspect.TupleType):
-        return [path for each in kind.item_types for path in unbounded(each, f"{where}[]")]
+    if isinstance(kind, inspect.UnionType | inspect.TupleType):
+        inside = kind.types if isinstance(kind, inspect.UnionType) else kind.item_types
+        return [path for one in inside for path in unbounded(one, where)]
     if isinstance(kind, inspect.DictType):
         inner = [*unbounded(kind.key_type, f"{where}{{key}}"), *unbounded(kind.value_type, f"{where}{{value}}")]
         return [where] * (kind.max_length is None) + inner
@@ -62,7 +59,7 @@ def unbounded(kind: inspect.Type, where: str) -> list[str]:
         return [where] * (kind.max_length is None)
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         return [where] * ((kind.ge is None and kind.gt is None) or (kind.le is None and kind.lt is None))
-    if isinstance(kind, inspect.BoolType | inspect.NoneType | inspect.LiteralType):
+    if isinstance(kind, inspect.BoolType | inspect.NoneType | inspect.LiteralType) or where in JUDGED_ELSEWHERE:
         return []
     return [f"{where} is {kind}"]
 

@@ -20,7 +20,7 @@ ChildRanges = Annotated[
     list[tuple[Number, Number]],
     msgspec.Meta(max_length=limits.PARK_RANGES_MAX),
 ]
-"""First and last number of each range. Numbers that are no children of the task do not count."""
+"""First and last number of each range. Other tasks in them do not count."""
 FunctionName = Annotated[str, msgspec.Meta(max_length=limits.FUNCTION_CHARS_MAX)]
 
 

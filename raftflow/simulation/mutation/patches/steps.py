@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from raftflow.agent.calls.steps import AttemptSteps
 from raftflow.agent.exchange.call_channel import CallChannel
-from raftflow.coordinator.sessions.attempt_calls import AttemptCalls
+from raftflow.coordinator.calls.attempt_calls import AttemptCalls
 from raftflow.domain.commands import RecordSteps, StepToRecord
 from raftflow.domain.contract.views import StepRecorded
 from raftflow.machine.commands import steps as machine_steps

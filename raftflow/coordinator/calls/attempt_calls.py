@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from raftflow.coordinator.sessions.child_calls import ChildCalls
+from raftflow.coordinator.calls.child_calls import ChildCalls
 from raftflow.domain.commands import RecordSteps, StepToRecord
 from raftflow.domain.contract.reportable import result_fault
 from raftflow.domain.contract.views import (

@@ -1,0 +1,1 @@
+"""What running attempts ask of the cluster: durable steps, and children."""

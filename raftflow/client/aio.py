@@ -33,6 +33,7 @@ from raftflow.domain.contract.views import (
     TransferRequest,
 )
 from raftflow.sdk.code import FolderCode
+from raftflow.sdk.script_import import end_of_script
 
 _STALE: Final = {STALE.name: "1"}
 
@@ -73,6 +74,7 @@ class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
         process; None: it is not remembered. `code` is a folder whose files travel with every workflow of this
         client: python tasks find their modules there first.
         """
+        end_of_script()
         given = {
             "peers": peers,
             "token": token,

@@ -21,7 +21,7 @@ from raftflow.client.function_calls import failure_of
 from raftflow.client.http.calls import new_key
 from raftflow.client.operation_calls import T
 from raftflow.domain.contract.views import WorkflowView
-from raftflow.sdk.calls import TaskCalls
+from raftflow.sdk.calls import CodedDocument, TaskCalls, files_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +39,8 @@ _AGAIN_S = 0.2
 class _PendingCall(NamedTuple):
     future: concurrent.futures.Future[Any]
     fields: dict[str, Any]
+    function: Callable[..., Any] | None
+    """If it is one of the program itself."""
 
 
 class ClusterExecutor(concurrent.futures.Executor):
@@ -73,7 +75,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._pending.append(_PendingCall(future, fields))
+            self._pending.append(_PendingCall(future, fields, calls.main_function))
             self._unfinished.add(future)
             starts, self._is_sending = not self._is_sending, True
         future.add_done_callback(self._unfinished.discard)
@@ -143,7 +145,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         """Submit a workflow of these calls, under one request id until it is answered, and follow it."""
         futures = [call.future for call in calls]
         tasks = [{"id": str(number), **call.fields} for number, call in enumerate(calls)]
-        document = {"name": "executor", "on_failure": "continue", "tasks": tasks}
+        functions = dict.fromkeys(call.function for call in calls if call.function is not None)
+        document = CodedDocument(
+            {"name": "executor", "on_failure": "continue", "tasks": tasks}, lambda: files_of(functions)
+        )
         key = new_key()
         try:
             created = await _patiently(lambda: self._client.submit(document, idempotency_key=key))

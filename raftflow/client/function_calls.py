@@ -12,7 +12,7 @@ from raftflow.client.errors import ClientError, Refused, TaskFailed, WaitTimeout
 from raftflow.client.workflow_calls import WorkflowCalls
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import TaskView, WorkflowView
-from raftflow.sdk.calls import TaskCalls
+from raftflow.sdk.calls import CodedDocument, TaskCalls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,7 +89,7 @@ class FunctionCalls(WorkflowCalls):
         most 64 KiB. Raises `UsageError` if the function or its arguments cannot be sent.
         """
         calls = TaskCalls(function)
-        created = await self.submit(calls.document(args, kwargs))
+        created = await self.submit(CodedDocument(calls.document(args, kwargs), calls.main_files))
         return AsyncRun(self, created.id, calls.name)
 
     @overload
@@ -134,12 +134,13 @@ class FunctionCalls(WorkflowCalls):
         after `timeout` seconds (None: never); the calls continue then.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        documents = TaskCalls(function).map_documents(items, on_failure="continue" if return_exceptions else "stop")
+        calls = TaskCalls(function)
+        documents = calls.map_documents(items, on_failure="continue" if return_exceptions else "stop")
         results: list[Any] = []
         unfinished: deque[str] = deque()
         try:
             for document in documents:
-                unfinished.append((await self.submit(document)).id)
+                unfinished.append((await self.submit(CodedDocument(document, calls.main_files))).id)
                 if len(unfinished) == MAP_WORKFLOWS_MAX:
                     results += await self._collect(unfinished[0], deadline, return_exceptions=return_exceptions)
                     unfinished.popleft()

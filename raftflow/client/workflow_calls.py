@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from raftflow.client.bundle_calls import BundleCalls
@@ -22,7 +22,9 @@ from raftflow.domain.contract.views import (
     WorkflowPage,
     WorkflowView,
 )
+from raftflow.domain.values.code_bundle import BundleFile
 from raftflow.sdk.builder import HasDocument
+from raftflow.sdk.code import CodeBundle, bundle_of
 
 if TYPE_CHECKING:
     from raftflow.client.transport import Transport
@@ -80,16 +82,21 @@ class WorkflowCalls(BundleCalls):
         if not isinstance(workflow, Mapping) and not hasattr(workflow, "document"):
             raise UsageError(f"a workflow is a dict or a `Workflow`, not {workflow!r:.80}")
         document = workflow if isinstance(workflow, Mapping) else workflow.document()
-        created = await self._submit(document, new_key() if idempotency_key is None else idempotency_key)
+        main_files = getattr(workflow, "main_files", tuple)
+        created = await self._submit(document, main_files, new_key() if idempotency_key is None else idempotency_key)
         run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
         run.__dict__["client"] = self
         return run
 
-    async def _submit(self, document: Mapping[str, Any], key: str) -> WorkflowCreated:
-        """Submit a document, after its code."""
-        if self._code is None or document.get("code") is not None:
+    async def _submit(
+        self, document: Mapping[str, Any], main_files: Callable[[], tuple[BundleFile, ...]], key: str
+    ) -> WorkflowCreated:
+        """Submit a document, after its code: that of the client, and the files of the program that it needs."""
+        bundle = None
+        if document.get("code") is None:
+            bundle = await asyncio.to_thread(self._bundle_with, main_files)
+        if bundle is None:
             return await self._calls.call(operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=key)
-        bundle = await asyncio.to_thread(self._code.bundle)
         document = {**document, "code": bundle.digest}
         await self._ensure_bundle(bundle)
         try:
@@ -97,6 +104,13 @@ class WorkflowCalls(BundleCalls):
         except NotFound:  # the cluster has forgotten the bundle
             await self._send_bundle(bundle)
             return await self._calls.call(operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=key)
+
+    def _bundle_with(self, main_files: Callable[[], tuple[BundleFile, ...]]) -> CodeBundle | None:
+        """Return the code that goes with a workflow, None for none."""
+        more = main_files()
+        if self._code is not None:
+            return self._code.bundle(more)
+        return bundle_of(list(more)) if more else None
 
     async def workflow(self, workflow_id: str) -> WorkflowView:
         """Return one workflow: state, counts, times. Raises `NotFound`."""

@@ -22,10 +22,12 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, SupportsIndex, TypeVar
 from weakref import WeakKeyDictionary
 
+from raftflow.domain.values.code_bundle import BundleFile
 from raftflow.formats.readers.values import RESULT_KEY
-from raftflow.sdk.calls import TaskCalls
+from raftflow.sdk.calls import TaskCalls, files_of
 from raftflow.sdk.errors import UsageError
 from raftflow.sdk.functions import CallRecorder, Duration, TaskFunction, import_name, recorder
+from raftflow.sdk.main_code import MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Workflow:
         if defaults:
             self._document["defaults"] = dict(defaults)
         self._ids: set[str] = set()
+        self._main: dict[Callable[..., Any], None] = {}
+        """Functions of the program itself."""
         self._numbers: dict[str, int] = {}
         self._calls: WeakKeyDictionary[TaskFunction[..., Any], TaskCalls] = WeakKeyDictionary()
         self._token: Token[CallRecorder | None] | None = None
@@ -176,6 +180,8 @@ class Workflow:
             "memory_max": memory_max,
             "backup": backup,
         }
+        if callable(python) and getattr(python, "__module__", None) == MAIN:
+            self._main[python] = None
         try:
             wanted += _results(where, fields)
         except RecursionError as error:
@@ -209,6 +215,10 @@ class Workflow:
             number += 1
         self._numbers[name] = number + 1
         return f"{name}-{number}"
+
+    def main_files(self) -> tuple[BundleFile, ...]:
+        """Return the files of the program that its functions need. `Client.submit` sends them along."""
+        return files_of(self._main)
 
     def document(self) -> dict[str, Any]:
         """Return the document as a file would contain it."""

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from raftflow.domain.limits import NAME_CHARS_MAX, SPEC_BYTES_MAX
+from raftflow.domain.values.code_bundle import SCRIPT_FILE, BundleFile
 from raftflow.domain.values.exact import ValueFault, write_json
 from raftflow.formats.documents import normalize
 from raftflow.formats.faults import DocumentError
 from raftflow.sdk.errors import UsageError
 from raftflow.sdk.functions import TaskFunction, import_name
+from raftflow.sdk.main_code import MAIN, main_code
 
 MAP_TASKS_MAX: Final = 50_000
 """Tasks of one workflow of a map. More items become several workflows."""
@@ -26,6 +28,18 @@ MAP_BYTES_MAX: Final = 8 * 1024 * 1024
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:@+-]+")
 
 
+class CodedDocument:
+    """A document, and the files of the program that its functions need: what `Client.submit` takes."""
+
+    def __init__(self, document: dict[str, Any], main_files: Callable[[], tuple[BundleFile, ...]]) -> None:
+        self._document = document
+        self.main_files = main_files
+
+    def document(self) -> dict[str, Any]:
+        """Return the document."""
+        return self._document
+
+
 class TaskCalls:
     """A function that is about to be called as a task: its name, its options, and a check of arguments."""
 
@@ -33,6 +47,8 @@ class TaskCalls:
         """Raises `UsageError` if agents cannot import the function, or for a wrong option of its decorator."""
         self.python = import_name(function)
         self.name = task_name(self.python)
+        self.main_function = function if getattr(function, "__module__", None) == MAIN else None
+        """The function, if it is one of the program itself."""
         plain = function.function if isinstance(function, TaskFunction) else function
         self.fields: dict[str, Any] = {"python": self.python}
         if isinstance(function, TaskFunction):
@@ -72,6 +88,10 @@ class TaskCalls:
             )
         return ({"args": list(args)} if args else {}) | ({"kwargs": dict(kwargs)} if kwargs else {}), size
 
+    def main_files(self) -> tuple[BundleFile, ...]:
+        """Return the files of the program that the function needs; none if it is of a module. Raises `UsageError`."""
+        return () if self.main_function is None else files_of((self.main_function,))
+
     def document(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return a workflow of one call. Raises `UsageError`."""
         self._check_alone()
@@ -101,6 +121,16 @@ class TaskCalls:
 
     def _bag(self, tasks: list[dict[str, Any]], on_failure: str) -> dict[str, Any]:
         return {"name": self.name, "on_failure": on_failure, "defaults": self.fields, "tasks": tasks}
+
+
+def files_of(functions: Iterable[Callable[..., Any]]) -> tuple[BundleFile, ...]:
+    """Return the files of the program that functions of it need, each once. Raises `UsageError`."""
+    files: dict[str, BundleFile] = {}
+    for function in functions:
+        code = main_code(function)
+        marked = (BundleFile(SCRIPT_FILE, code.script.encode()),) if code.script else ()
+        files |= {file.path: file for file in (*code.files, *marked)}
+    return tuple(files.values())
 
 
 def task_name(python: str) -> str:

@@ -61,13 +61,13 @@ class FolderCode:
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             raise UsageError(f"code is a folder, and {str(folder)!r} is none")
-        self._known: dict[str, tuple[object, CodeBundle]] = {}
-        """By script: the state of the folder, and its bundle."""
+        self._known: tuple[object, tuple[BundleFile, ...], CodeBundle] | None = None
+        """The last bundle, and what it was made of."""
 
-    def bundle(self, script: str = "") -> CodeBundle:
-        """Return the bundle of the folder as it is now. `script` is the module that was run as the program, if any.
+    def bundle(self, more: tuple[BundleFile, ...] = ()) -> CodeBundle:
+        """Return the bundle of the folder as it is now, with `more` files. Raises `UsageError`.
 
-        Raises `UsageError` for what cannot be a bundle.
+        A file of `more` that the folder has too must be the same.
         """
         left_out: list[str] = []
         found = list(_walk(self.folder, left_out))
@@ -77,9 +77,8 @@ class FolderCode:
                 f"({_most(found)})"
             )
         state = [(file.path, file.state) for file in found]
-        known = self._known.get(script)
-        if known is not None and known[0] == state:
-            return known[1]
+        if self._known is not None and self._known[:2] == (state, more):
+            return self._known[2]
         size = sum(file.state[1] for file in found)
         if size > BUNDLE_BYTES_MAX:
             largest = max(found, key=lambda file: file.state[1])
@@ -88,11 +87,16 @@ class FolderCode:
                 f"The largest one is {largest.path} with {largest.state[1]} bytes. Name what is not code in "
                 f"{IGNORE_FILE}, and put data where agents can read it"
             )
-        files = [BundleFile(file.path, _read(file), file.executable) for file in found]
-        if script:
-            files.append(BundleFile(SCRIPT_FILE, script.encode()))
-        made = bundle_of(files, tuple(left_out))
-        self._known[script] = (state, made)
+        files = {file.path: BundleFile(file.path, _read(file), file.executable) for file in found}
+        for file in more:
+            known = files.setdefault(file.path, file)
+            if known.content != file.content:
+                raise UsageError(
+                    f"the program has a file {file.path} that is not the one in {self.folder}: run the program from "
+                    "that folder, or rename one of them"
+                )
+        made = bundle_of(list(files.values()), tuple(left_out))
+        self._known = (state, more, made)
         return made
 
 
@@ -183,6 +187,11 @@ def _ignore_patterns(folder: Path) -> list[str]:
         if pattern.startswith("!"):
             raise UsageError(f"{folder / IGNORE_FILE}: {pattern}: a pattern cannot take back another one")
     return patterns
+
+
+def is_ignored(path: str, *, is_folder: bool) -> bool:
+    """Tell whether something is left out in every folder."""
+    return any(_matches(pattern, path, is_folder=is_folder) for pattern in IGNORED)
 
 
 def _matches(pattern: str, path: str, *, is_folder: bool) -> bool:

@@ -23,6 +23,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, Ty
 
 from raftflow.sdk.context import Context, current
 from raftflow.sdk.errors import UsageError
+from raftflow.sdk.main_code import MAIN, module_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -205,11 +206,8 @@ def import_name(function: Any) -> str:
     if "<locals>" in name:
         inner, outer = name.rpartition(".")[2], name.partition(".")[0]
         raise UsageError(f"{inner} is defined inside {outer}, so agents cannot import it: move it out of there")
-    if module == "__main__":
-        raise UsageError(
-            f"{name} is defined in the program that runs; agents import functions from modules: move {name} to a "
-            "module, and import it here from there"
-        )
+    if module == MAIN:
+        return f"{module_of(function)}:{name}"
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)

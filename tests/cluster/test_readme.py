@@ -180,11 +180,11 @@ def test_every_block_of_the_first_hour_works(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_loop_over_100_numbers_outlives_its_leader_and_an_agent(tmp_path: Path) -> None:
-    files = {block.file_name: block.body for block in BLOCKS if block.file_name in ("squares.py", "loop.py")}
+    files = {block.file_name: block.body for block in BLOCKS if block.file_name == "loop.py"}
     for name, body in files.items():
         (tmp_path / name).write_text(body)
     lines = [line for body in files.values() for line in body.splitlines() if line and not line.startswith("# ")]
-    assert len(lines) == 10
+    assert len(lines) == 8
     run("raftflow cluster up --nodes 3 --agents 2 --token --data-dir my-cluster", tmp_path)
     try:
         cluster = LocalCluster.load(tmp_path / "my-cluster")

@@ -95,12 +95,12 @@ def test_functions_that_agents_cannot_import_are_refused(jobs: Any, monkeypatch:
     def of_the_program(x: int) -> int:
         return x
 
-    of_the_program.__module__, of_the_program.__qualname__ = "__main__", "of_the_program"
+    of_the_program.__module__, of_the_program.__qualname__ = "__main__", "of_the_program.<locals>.inner"
     for function, told in [
         (lambda x: x, "a lambda has no name"),
         (nested, "nested is defined inside test_functions_that"),
         (raftflow.task(nested), "nested is defined inside test_functions_that"),
-        (of_the_program, "of_the_program is defined in the program that runs.*move of_the_program to a module"),
+        (of_the_program, "inner is defined inside of_the_program"),
         (jobs.part, "has no name, so agents cannot import it"),
         (jobs.Kit().method, "has no name"),
         ([].append, "has no function of that name|method of an object|has no name"),

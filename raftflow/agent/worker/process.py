@@ -37,8 +37,10 @@ from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, write_al
 from raftflow.agent.worker.state import WorkerState
 from raftflow.agent.worker.user_modules import UserModules
 from raftflow.domain.contract.reportable import describe_fault, result_fault
+from raftflow.domain.values.code_bundle import SCRIPT_FILE
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
 from raftflow.sdk import context
+from raftflow.sdk.script_import import import_script
 
 _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
@@ -141,6 +143,15 @@ def where_to_put_modules(path: Sequence[str]) -> str:
     )
 
 
+def _script() -> str:
+    """Return the module that is the script of this worker's code bundle, empty for none."""
+    try:
+        with open(f"{os.environ.get('RAFTFLOW_CODE', '')}/{SCRIPT_FILE}", encoding="utf-8") as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return ""
+
+
 def find_function(name: str, path: Sequence[str]) -> Callable[..., Any]:
     """Import `package.module:function`. Raises `TaskError` if it does not exist; errors of imports pass.
 
@@ -149,7 +160,10 @@ def find_function(name: str, path: Sequence[str]) -> Callable[..., Any]:
     module_name, _, attributes = name.partition(":")
     if not module_name or not attributes:
         raise TaskError(f"{name!r} does not name a function: write package.module:function")
+    end: int | None = None
     try:
+        if module_name == _script() and module_name not in sys.modules:
+            end = import_script(module_name)
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
@@ -157,6 +171,11 @@ def find_function(name: str, path: Sequence[str]) -> Callable[..., Any]:
         raise
     for part in attributes.split("."):
         found = getattr(found, part, None)
+    if not callable(found) and end is not None:
+        raise TaskError(
+            f"the script {module_name!r} makes a client in line {end}, before it has defined {attributes!r}: define "
+            "functions above that line"
+        )
     if not callable(found):
         raise TaskError(f"{module_name!r} has no function {attributes!r}")
     function: Callable[..., Any] = found

@@ -151,10 +151,10 @@ class _Gathering:
         source = _source_of(name, thing)
         for used in _names_in(source):
             if used != name and used in self._globals:
-                self._take(used, self._globals[used], name)
+                self._take_name(used, self._globals[used], name)
         self._definitions[name] = source
 
-    def _take(self, name: str, value: Any, user: str) -> None:
+    def _take_name(self, name: str, value: Any, user: str) -> None:
         """Take over what a definition uses under a name of the notebook."""
         if isinstance(value, ModuleType):
             self._imports[f"import {value.__name__} as {name}"] = None

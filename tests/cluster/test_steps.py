@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
 
 FOLDER = Path(__file__).parents[1] / "sdk"
+PROGRAMS = FOLDER / "programs"
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +103,37 @@ def test_values_that_cannot_be_recorded(client: raftflow.Client, jobs: Any) -> N
     assert [text.split(":")[0] for text in told[:3]] == ["step 'bad'"] * 3
     assert "not JSON" in told[0] and "return its name" in told[2]
     assert [text.split(":")[0] for text in told[3:]] == ["invalid"] * 3
+
+
+def run_program(client: raftflow.Client, *command: str) -> Any:
+    """Run a program whose first attempt fails, and return the result of the second one."""
+    task = {"id": "t", "command": list(command), "retries": 1, "retry_delay": 0}
+    workflow = client.submit({"name": "program", "tasks": [task]}).id
+    client.wait(workflow, timeout_s=60)
+    (found,) = client.tasks(workflow)
+    assert found.attempt == 2
+    return found.result
+
+
+def test_a_shell_script_has_steps(client: raftflow.Client, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    assert run_program(client, str(PROGRAMS / "steps.sh"), str(path)) == ["one done", "two done"]
+    assert lines(path) == ["one", "two"]
+
+
+def test_a_node_program_has_steps(client: raftflow.Client, tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("NOT TESTED: there is no node on the PATH, so the protocol is not tried from JavaScript")
+    path = tmp_path / "ran"
+    result = run_program(client, node, str(PROGRAMS / "steps.mjs"), str(path))
+    assert result == [{"text": text} for text in ("a", "b", "c", "last")]
+    ran = lines(path)
+    assert sorted(ran[:3]) == ["a", "b", "c"] and ran[3] == ran[4] and ran[5:] == ["last"]
+
+
+def test_a_child_of_a_python_task_has_the_socket_too(client: raftflow.Client, jobs: Any, tmp_path: Path) -> None:
+    ask = "import os,socket;a=socket.socket(socket.AF_UNIX);a.connect(os.environ['RAFTFLOW_SOCKET']);"
+    ask += 'a.sendall(b\'{"call":"step","name":"s"}\\n\');print(a.recv(100).decode(),end=\'\')'
+    told = client.run(jobs.child_program, [sys.executable, "-c", ask])
+    assert told == '{"id":null,"ok":{"known":false,"occurrence":1}}\n'

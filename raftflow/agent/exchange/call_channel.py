@@ -1,8 +1,9 @@
 """Carries what attempts ask to the leader: many calls of many attempts in one request, beside the polls.
 
-A call that comes alone leaves in the same turn of the loop. While two requests are under way, calls wait and share
-the next one. What a request could not deliver is sent again, to the next leader if need be: every call comes to the
-same when it arrives twice. A call is dropped when its attempt is over, and answered as stale when its incarnation is.
+A call that comes alone leaves in the same turn of the loop. While a request is under way, calls wait and share the
+next one: so many tasks at once share commits. A second request leaves beside one that takes longer than a commit
+should. What a request could not deliver is sent again, to the next leader if need be: every call comes to the same
+when it arrives twice. A call is dropped when its attempt is over, and answered as stale when its incarnation is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("raftflow.agent.calls")
 
 IN_FLIGHT_MAX: Final = 2
+PATIENCE_S: Final = 0.05
+"""How long calls wait for a request under way before they get one of their own."""
 REQUEST_BYTES_MAX: Final = 512 * 1024
 """Bytes of one request, as far as it holds more than one call."""
 
@@ -60,6 +63,9 @@ class CallChannel:
         self._live: dict[int, int] = {}
         """Calls without an answer, by the fence of their attempt."""
         self._pump_scheduled = False
+        self._sent_s = 0.0
+        """When the last request left."""
+        self._patience: asyncio.TimerHandle | None = None
         self._clock_ms = 0
         self._clock_read_s = 0.0
 
@@ -85,6 +91,8 @@ class CallChannel:
         """Drop everything."""
         self._waiting.clear()
         self._live.clear()
+        if self._patience is not None:
+            self._patience.cancel()
         for task in self._in_flight:
             task.cancel()
         if self._in_flight:
@@ -94,13 +102,23 @@ class CallChannel:
 
     def _schedule_pump(self) -> None:
         # In the next turn of the loop, so that everything that this turn brings shares a request.
-        if not self._pump_scheduled and len(self._in_flight) < IN_FLIGHT_MAX:
+        if not self._pump_scheduled and self._patience is None and len(self._in_flight) < IN_FLIGHT_MAX:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        while len(self._in_flight) < IN_FLIGHT_MAX and (batch := self._take_batch()):
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        while self._waiting and len(self._in_flight) < IN_FLIGHT_MAX:
+            if self._in_flight and (wait_s := self._sent_s + PATIENCE_S - self._loop.time()) > 0:
+                self._patience = self._loop.call_later(wait_s, self._pump)
+                return
+            batch = self._take_batch()
+            if not batch:
+                return
+            self._sent_s = self._loop.time()
             task = self._loop.create_task(self._deliver(batch))
             self._in_flight.add(task)
             task.add_done_callback(self._delivered)

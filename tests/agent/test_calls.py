@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from raftflow.agent.calls import steps as calls_steps
 from raftflow.agent.calls.attempt import CallingAttempt
 from raftflow.agent.calls.requests import LINE_BYTES_MAX
 from raftflow.agent.calls.socket import CONNECTIONS_MAX, PENDING_MAX, CallSocket
@@ -87,6 +88,17 @@ def test_a_failed_step_gives_its_occurrence_back() -> None:
     assert steps.fail(("a", 2)) and steps.fail(("a", 1))
     assert not steps.fail(("a", 1)) and not steps.fail(("a", 4)) and not steps.fail(("b", 1))
     assert [steps.begin("a") for _ in range(3)] == [1, 2, 4]
+
+
+def test_an_attempt_begins_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agent remembers each of them."""
+    monkeypatch.setattr(calls_steps, "STEPS_PER_TASK_MAX", 2)
+    steps = AttemptSteps(0)
+    assert [steps.begin("a"), steps.begin("a"), steps.begin("a"), steps.begin("b")] == [1, 2, None, None]
+    steps.fail(("a", 1))
+    assert [steps.begin("b"), steps.begin("a")] == [1, None]
+    steps.fail(("b", 1))
+    assert [steps.begin("c"), steps.begin("a")] == [None, 1], "a name that failed is remembered too"
 
 
 def test_an_attempt_beside_another_one_always_asks() -> None:

@@ -26,6 +26,7 @@ from raftflow.agent.calls.requests import (
 from raftflow.agent.calls.steps import AttemptSteps
 from raftflow.domain.contract.reportable import result_fault
 from raftflow.domain.contract.views import FindStep, KnownStep, RecordStep, RefusedCall, StepsKnown
+from raftflow.domain.limits import STEPS_PER_TASK_MAX
 
 if TYPE_CHECKING:
     from raftflow.domain.contract.views import AnyAnswer, AnyCall, Assignment
@@ -92,6 +93,9 @@ class CallingAttempt:
         """Begin a step and look for its record. `found` is called with its occurrence, and the record or None."""
         steps, name = self._steps, request.name
         occurrence = steps.begin(name)
+        if occurrence is None:
+            write(refuse(request.id, "limit", _TOO_MANY))
+            return
         known = steps.take((name, occurrence))
 
         def match(known: KnownStep | None) -> None:
@@ -216,6 +220,12 @@ _Told = Callable[[KnownStep], None]
 
 def _tell_result(request: Now | RandomNumber, write: Write, known: KnownStep) -> None:
     write(accept(request.id, {"result": known.result}))
+
+
+_TOO_MANY = (
+    f"the attempt has begun {STEPS_PER_TASK_MAX} steps, which is the limit: do more in one step, or divide the work "
+    "among several tasks"
+)
 
 
 def _mismatch(known: KnownStep, function: str) -> str:

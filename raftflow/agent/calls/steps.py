@@ -11,6 +11,7 @@ from bisect import insort
 from typing import Final
 
 from raftflow.domain.contract.views import KnownStep
+from raftflow.domain.limits import STEPS_PER_TASK_MAX
 
 Key = tuple[str, int]
 """Name and occurrence."""
@@ -29,6 +30,8 @@ class AttemptSteps:
     def __init__(self, recorded: int) -> None:
         self._recorded = recorded
         self._found = 0
+        self._given = 0
+        """Occurrences that were given out and not given back."""
         self._begun: dict[str, int] = {}
         """By name: how many occurrences were given out."""
         self._failed: dict[str, list[int]] = {}
@@ -42,8 +45,11 @@ class AttemptSteps:
         """True if another attempt of the task may record steps at the same time."""
         return self._recorded < 0
 
-    def begin(self, name: str) -> int:
-        """Return the occurrence of the next step of this name."""
+    def begin(self, name: str) -> int | None:
+        """Return the occurrence of the next step of this name. None if the attempt has begun too many."""
+        if self._given >= STEPS_PER_TASK_MAX or (name not in self._begun and len(self._begun) >= STEPS_PER_TASK_MAX):
+            return None
+        self._given += 1
         failed = self._failed.get(name)
         if failed:
             return failed.pop(0)
@@ -62,6 +68,7 @@ class AttemptSteps:
         if not self.is_begun(key) or occurrence in failed:
             return False
         insort(failed, occurrence)
+        self._given -= 1
         return True
 
     def take(self, key: Key) -> KnownStep | None:

@@ -16,6 +16,9 @@ from raftflow.client.errors import WorkflowFailed as WorkflowFailed
 from raftflow.sdk.attempt_socket import CallRefused as CallRefused
 from raftflow.sdk.builder import TaskRef as TaskRef
 from raftflow.sdk.builder import Workflow as Workflow
+from raftflow.sdk.children import ChildFailed as ChildFailed
+from raftflow.sdk.children import ChildHandle as ChildHandle
+from raftflow.sdk.children import TaskParked as TaskParked
 from raftflow.sdk.context import Context as Context
 from raftflow.sdk.context import current as current
 from raftflow.sdk.context import progress as progress

@@ -186,6 +186,8 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     async def _give_results(self, view: WorkflowView, futures: list[concurrent.futures.Future[Any]]) -> None:
         for number, task in enumerate(await self._client.tasks(view.id)):
+            if task.parent is not None:
+                break  # children, which come behind the calls
             future = futures[number]
             if future.done():
                 continue

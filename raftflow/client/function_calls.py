@@ -161,6 +161,8 @@ class FunctionCalls(WorkflowCalls):
         results: list[Any] = []
         failed: list[tuple[int, TaskView]] = []
         async for task in self._calls.entries(operations.tasks.LIST_TASKS, workflow_id):
+            if task.parent is not None:
+                break  # children, which come behind the calls
             if task.state != "succeeded":
                 failed.append((len(results), task))
             results.append(task.result)

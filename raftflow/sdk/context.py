@@ -20,15 +20,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from raftflow.sdk.attempt_socket import AttemptSocket
+    from raftflow.sdk.children import ChildFamily, ChildHandle, Prepare
 
 P = ParamSpec("P")
 R = TypeVar("R")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,121 @@ class Context:
         else:
             await socket.call_async("sleep", {"seconds": seconds, "name": name})
 
+    def spawn(
+        self, function: Callable[P, R] | Mapping[str, Any], /, *args: Any, key: str | None = None, **kwargs: Any
+    ) -> ChildHandle[R]:
+        """Add a call of a function to this workflow, as a child of this task. `result()` of what this returns waits.
+
+        `function` is one that agents can import, or a task as it is written in a document. The child is in the
+        cluster's log when this returns. A later attempt of this task that spawns the same under the same key finds
+        it; another task under a known key raises `CallRefused`. Without `key` it is the name of the function, with a
+        number for the second call and those after it.
+
+        Outside of a cluster it runs the function.
+        """
+        from raftflow.sdk import children  # noqa: PLC0415 - most tasks have no children
+
+        family = _family_of(self)
+        if family is None:
+            return children.run_here(function, args, kwargs, key or "child")
+        return family.run(children.spawn_one(family, function, args, kwargs, key))
+
+    async def spawn_async(
+        self, function: Callable[P, R] | Mapping[str, Any], /, *args: Any, key: str | None = None, **kwargs: Any
+    ) -> ChildHandle[R]:
+        """Do as `spawn` does, in an event loop."""
+        from raftflow.sdk import children  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return await children.run_here_async(function, args, kwargs, key or "child")
+        return await family.run_async(children.spawn_one(family, function, args, kwargs, key))
+
+    def map(
+        self,
+        function: Callable[[ItemT], R],
+        items: Iterable[ItemT],
+        *,
+        key: str | None = None,
+        return_exceptions: bool = False,
+    ) -> list[R]:
+        """Spawn a call of a function for each item, and return the results in the order of the items.
+
+        The task is parked until all have ended: its function runs again from its beginning then, and finds the
+        children. The first child without success raises `ChildFailed`, and the others go on. With
+        `return_exceptions` a `ChildFailed` is the result of each that did not succeed. The keys are `key` (by default
+        the name of the function) and the number of the item.
+        """
+        from raftflow.sdk import children  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        spawned: list[ChildHandle[Any]]
+        if family is None:
+            spawned = [children.run_here(function, (item,), {}, "child") for item in items]
+        else:
+            spawned = family.run(children.spawn_many(family, function, items, key))
+        return self.gather(*spawned, return_exceptions=return_exceptions)
+
+    async def map_async(
+        self,
+        function: Callable[[ItemT], Coroutine[Any, Any, R]] | Callable[[ItemT], R],
+        items: Iterable[ItemT],
+        *,
+        key: str | None = None,
+        return_exceptions: bool = False,
+    ) -> list[R]:
+        """Do as `map` does, in an event loop."""
+        from raftflow.sdk import children  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        spawned: list[ChildHandle[Any]]
+        if family is None:
+            spawned = [await children.run_here_async(function, (item,), {}, "child") for item in items]
+        else:
+            spawned = await family.run_async(children.spawn_many(family, function, items, key))
+        return await self.gather_async(*spawned, return_exceptions=return_exceptions)
+
+    def gather(self, *handles: ChildHandle[R], return_exceptions: bool = False) -> list[R]:
+        """Return the results of children, in the order of the arguments. The task parks as with `map`."""
+        from raftflow.sdk import children  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return children.gather_here(handles, return_exceptions=return_exceptions)
+        return family.run(children.gather(handles, return_exceptions=return_exceptions))
+
+    async def gather_async(self, *handles: ChildHandle[R], return_exceptions: bool = False) -> list[R]:
+        """Do as `gather` does, in an event loop."""
+        from raftflow.sdk import children  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return children.gather_here(handles, return_exceptions=return_exceptions)
+        return await family.run_async(children.gather(handles, return_exceptions=return_exceptions))
+
+    def race(self, *handles: ChildHandle[R]) -> R:
+        """Return the result of the child that ends first, and cancel the others. The task parks until one has ended.
+
+        Raises `ChildFailed` if the first one did not succeed.
+        """
+        from raftflow.sdk import children  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return handles[0].result()
+        result: R = family.run(children.race(handles))
+        return result
+
+    async def race_async(self, *handles: ChildHandle[R]) -> R:
+        """Do as `race` does, in an event loop."""
+        from raftflow.sdk import children  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return handles[0].result()
+        result: R = await family.run_async(children.race(handles))
+        return result
+
     def now(self) -> float:
         """Return the time in seconds since 1970 that the first attempt of the task saw here."""
         return self._number("now", time.time)
@@ -110,6 +227,10 @@ class Context:
 
 
 _current: Context | None = None
+prepare: Prepare | None = None
+"""Prepares a function to be called as a task. Set by the agent's worker: what does so is above this module."""
+_family: ChildFamily | None = None
+"""Of the attempt that runs, once it has asked about children."""
 _socket: AttemptSocket | None = None
 """Of the attempt that runs, once it has asked something."""
 
@@ -129,6 +250,29 @@ def _socket_of(context: Context) -> AttemptSocket | None:
     return _socket
 
 
+def _family_of(context: Context) -> ChildFamily | None:
+    """Return the children of a running attempt, None outside of a cluster. Raises `RuntimeError` if it is over."""
+    global _family  # noqa: PLW0603 - as above
+    socket = _socket_of(context)
+    if _family is None and socket is not None:
+        from raftflow.sdk.children import ChildFamily  # noqa: PLC0415 - most tasks have no children
+
+        if prepare is None:
+            raise RuntimeError("children are spawned in a task that an agent runs as a python callable")
+        _family = ChildFamily(socket, prepare)
+    return _family if socket is not None else None
+
+
+def has_parked(error: BaseException) -> bool:
+    """Tell whether an error says that the running attempt has parked. Called by the agent's worker."""
+    if _family is None or not _family.parked:
+        return False
+    from raftflow.sdk.children import TaskParked  # noqa: PLC0415 - as above
+
+    found = error.subgroup(TaskParked) if isinstance(error, BaseExceptionGroup) else error
+    return isinstance(found, TaskParked | BaseExceptionGroup)
+
+
 def current() -> Context:
     """Return the running attempt. Raises `RuntimeError` outside of a task.
 
@@ -143,8 +287,9 @@ def current() -> Context:
 
 def set_current(context: Context | None) -> None:
     """Enter (or leave, with None) an attempt. Called by the agent's worker."""
-    global _current, _socket  # noqa: PLW0603 - one attempt runs in a worker process at a time
+    global _current, _family, _socket  # noqa: PLW0603 - one attempt runs in a worker process at a time
     _current = context
+    _family = None
     if _socket is not None:
         _socket.close()
         _socket = None

@@ -214,7 +214,9 @@ class AttemptRunner:
         if not self._running:
             self._idle.set()
         assignment = running.assignment
-        outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown", "agent_fault"]
+        outcome: Literal[
+            "succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown", "agent_fault", "parked"
+        ]
         error = how.error
         # An agent that was paused tells its attempts to end before it hears that one has succeeded long ago.
         if running.reason is not None and not (how.ok and how.by_itself):
@@ -225,7 +227,7 @@ class AttemptRunner:
         elif how.abandoned:
             outcome = "abandoned"
         elif how.ok:
-            outcome = "succeeded"
+            outcome = "parked" if how.parked else "succeeded"
         elif self._shortage_since is not None and (shortage := self._shortage_since(running.started_at_ns)):
             outcome, error = "agent_fault", f"{shortage}; the attempt ended with: {error}"
         else:
@@ -243,5 +245,7 @@ class AttemptRunner:
         )
         if outcome == "succeeded" and how.result:
             end.result = msgspec.Raw(how.result)
+        elif outcome == "parked":
+            end.result = msgspec.Raw(how.parked)
         judge_end(end, result_bytes_max=self.result_bytes_max)
         self._on_end(end)

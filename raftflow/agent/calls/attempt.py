@@ -7,10 +7,12 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from raftflow.agent.calls.channel import Channel, Write
+from raftflow.agent.calls.children import ChildRequests
 from raftflow.agent.calls.requests import (
     BeginStep,
     FailStep,
@@ -29,25 +31,7 @@ from raftflow.domain.contract.views import FindStep, KnownStep, RecordStep, Refu
 from raftflow.domain.limits import STEPS_PER_TASK_MAX
 
 if TYPE_CHECKING:
-    from raftflow.domain.contract.views import AnyAnswer, AnyCall, Assignment
-
-Told = Callable[["AnyAnswer"], None]
-"""Is told the answer to a call."""
-Write = Callable[[bytes], None]
-"""Sends a line to the attempt."""
-
-
-class Channel(Protocol):
-    """Carries calls to the leader."""
-
-    def send(self, call: AnyCall, told: Told) -> None:
-        """Send a call. It is sent again until there is an answer, or `forget` is called for its fence."""
-
-    def forget(self, fence: int) -> None:
-        """Drop the calls of an attempt that is over. Nobody is told."""
-
-    def now_ms(self) -> int:
-        """Return the cluster's clock, as the last answer told it. There was one."""
+    from raftflow.domain.contract.views import AnyAnswer, Assignment
 
 
 class CallingAttempt:
@@ -68,6 +52,8 @@ class CallingAttempt:
             Now: self._now,
             RandomNumber: self._random,
         }
+        self._children = ChildRequests(self.fence, channel)
+        self._handlers |= self._children.handlers
 
     def end(self) -> None:
         """Note that the attempt is over."""
@@ -76,12 +62,20 @@ class CallingAttempt:
             timer.cancel()
         self._channel.forget(self.fence)
 
+    @property
+    def parked(self) -> bytes:
+        """What the attempt waits for, as JSON, if it has asked to park; empty if not."""
+        return self._children.parked
+
     def handle(self, line: bytes, write: Write) -> None:
         """Answer one line of the attempt, now or later."""
         try:
             request = read_request(line)
         except RequestFault as fault:
             write(refuse(fault.request_id, "invalid", fault.detail))
+            return
+        if self.parked:
+            write(refuse(request.id, "parked", "the attempt has parked: it ends now, and asks nothing any more"))
         else:
             self._handlers[type(request)](request, write)
 

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from raftflow.domain import limits
-from raftflow.domain.contract.calls import FunctionName, Occurrence, StepName
+from raftflow.domain.contract.calls import ChildKey, ChildRanges, FunctionName, Occurrence, StepName
+from raftflow.domain.contract.common import Number
+from raftflow.domain.tasks.children import ParkMode
 
 LINE_BYTES_MAX: Final = 256 * 1024
 """Bytes of one request."""
@@ -64,7 +66,52 @@ class RandomNumber(_AttemptRequest, tag="random"):
     name: StepName = "raftflow.random"
 
 
-AnyRequest = BeginStep | FinishStep | FailStep | Sleep | Now | RandomNumber
+ChildKeys = Annotated[list[ChildKey], msgspec.Meta(max_length=limits.SPAWN_TASKS_MAX)]
+
+
+class AddChildren(_AttemptRequest, tag="spawn"):
+    """Add children. The answer comes when that is committed."""
+
+    tasks: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=limits.SPAWN_TASKS_MAX)]
+    defaults: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+
+
+class LookAtChildren(_AttemptRequest, tag="children"):
+    """Count children, or show their ends."""
+
+    keys: ChildKeys = []
+    children: ChildRanges = []
+    ends: bool = False
+    begin: Number = 0
+
+
+class Park(_AttemptRequest, tag="park"):
+    """Wait for children: the attempt ends now, and another one follows when they have ended."""
+
+    keys: ChildKeys = []
+    children: ChildRanges = []
+    mode: ParkMode = "all"
+
+
+class DropChildren(_AttemptRequest, tag="cancel"):
+    """Cancel children."""
+
+    keys: ChildKeys = []
+    children: ChildRanges = []
+
+
+AnyRequest = (
+    BeginStep
+    | FinishStep
+    | FailStep
+    | Sleep
+    | Now
+    | RandomNumber
+    | AddChildren
+    | LookAtChildren
+    | Park
+    | DropChildren
+)
 
 _request_decoder: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
 _encode = msgspec.json.Encoder().encode

@@ -63,16 +63,22 @@ class CallSocket:
         """Serve an attempt. `make` is called when it connects for the first time."""
         self._attach = make
 
-    def detach(self) -> None:
-        """The attempt is over, and nothing of it runs any more: forget it, and close all that it has opened."""
+    def detach(self) -> bytes:
+        """The attempt is over, and nothing of it runs any more: forget it, and close all that it has opened.
+
+        Returns what it waits for if it has parked, else nothing.
+        """
         self._attach = None
+        parked = b""
         if self._attempt is not None:
+            parked = self._attempt.parked
             self._attempt.end()
             self._attempt = None
         for connection in tuple(self._connections):
             connection.close()
         if self._arrivals.poll(0):  # a tenth of the cost of an accept that finds nothing
             self._accept()
+        return parked
 
     def close(self) -> None:
         """Detach, and end the socket."""

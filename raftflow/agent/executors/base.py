@@ -30,6 +30,8 @@ class ExecutionEnd(msgspec.Struct, frozen=True, kw_only=True):
     """Most memory of one of its processes; 0 if it is not known."""
     with_files: bool = True
     """Resident pages of files are part of `rss_max_kib`."""
+    parked: bytes = b""
+    """What it waits for, as JSON, if it has parked and `ok`; else empty."""
     by_itself: bool = False
     """It is certain that it ended before anybody told it to."""
 

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from raftflow.agent.calls.attempt import CallingAttempt, Channel
+from raftflow.agent.calls.attempt import CallingAttempt
+from raftflow.agent.calls.channel import Channel
 from raftflow.agent.calls.socket import CallSocket
 from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.executors.launcher_client import LauncherClient
@@ -146,10 +147,11 @@ class CommandExecutor:
 
     def _exited(self, fence: int, exited: Exited) -> None:
         program = self._running.pop(fence)
-        if isinstance(program.folder.socket, CallSocket):
-            program.folder.socket.detach()
+        parked = program.folder.socket.detach() if isinstance(program.folder.socket, CallSocket) else b""
         try:
             how = self._how(program.folder, exited)
+            if parked:
+                how = msgspec.structs.replace(how, parked=parked)
             if exited.code is None:
                 self._store.broke_off(fence)
             else:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from raftflow.agent.calls.attempt import Channel
+from raftflow.agent.calls.channel import Channel
 from raftflow.agent.executors.command import CODE_VARIABLE, CommandExecutor, Launch
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.launcher.messages import Exited

@@ -16,7 +16,8 @@ from functools import partial
 import msgspec
 
 from raftflow import helpers
-from raftflow.agent.calls.attempt import CallingAttempt, Channel
+from raftflow.agent.calls.attempt import CallingAttempt
+from raftflow.agent.calls.channel import Channel
 from raftflow.agent.calls.socket import CallSocket
 from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.executors.command import CODE_VARIABLE, LEASE_OVER, NO_BYTECODE, exit_text
@@ -333,8 +334,8 @@ class PythonExecutor:
             return
         _, ended = self._running.pop(fence)
         worker.fence = None
-        if worker.calls_socket is not None:
-            worker.calls_socket.detach()
+        if worker.calls_socket is not None and (parked := worker.calls_socket.detach()):
+            how = msgspec.structs.replace(how, parked=parked)
         if worker.calls >= self._limits.calls_max or returned.rss_max_kib > self._limits.rss_max_mib * 1024:
             self._discard(worker)
         else:
@@ -359,12 +360,13 @@ class PythonExecutor:
         if not worker.ready.done():
             self._broken = True
             worker.ready.set_result(False)
-        if worker.calls_socket is not None:
-            worker.calls_socket.detach()
+        parked = b"" if worker.calls_socket is None else worker.calls_socket.detach()
         fence = worker.fence
         if fence is not None and not self._start_again(worker, fence, exited):
             try:
                 how = worker.returned or self._died(worker, fence, exited)
+                if parked:
+                    how = msgspec.structs.replace(how, parked=parked)
             except Exception as error:  # noqa: BLE001 - it must cost this attempt only
                 _log.exception("attempt %d: its end cannot be handled", fence)
                 why = f"the agent could not handle its end: {error!r}"

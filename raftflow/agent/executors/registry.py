@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from raftflow.agent.calls.attempt import Channel
+from raftflow.agent.calls.channel import Channel
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.executors.base import Ended, ExecutionEnd, Executor, WatchTarget
 from raftflow.agent.executors.command import CommandExecutor

@@ -25,7 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -41,6 +41,9 @@ from raftflow.domain.values.code_bundle import SCRIPT_FILE
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
 from raftflow.sdk import context
 from raftflow.sdk.script_import import import_script
+
+if TYPE_CHECKING:
+    from raftflow.sdk.children import PreparedFunction
 
 _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
@@ -264,7 +267,10 @@ class WorkerProcess:
         except TaskError as fault:
             error = _cut(str(fault))
         except BaseException as fault:  # noqa: BLE001 - whatever the function raises is the task's failure
-            error = self._describe(fault)
+            if context.has_parked(fault):
+                ok = True  # the agent knows for what
+            else:
+                error = self._describe(fault)
         finally:
             if os.getpid() != self._pid:
                 os._exit(1)  # a process that the function forked came back here: this worker's socket is not its own
@@ -460,6 +466,13 @@ def _has_children() -> bool:
         return False
 
 
+def _prepare(function: Callable[..., Any]) -> PreparedFunction:
+    """Prepare a function to be called as a child of the task that runs."""
+    from raftflow.sdk.calls import TaskCalls  # noqa: PLC0415 - most tasks have no children
+
+    return TaskCalls(function)
+
+
 def main() -> None:
     """Run as the process."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -477,6 +490,7 @@ def main() -> None:
     path = sys.argv[1:]
     helpers.admit_users(path)
     worker = WorkerProcess(control, path, modules)
+    context.prepare = _prepare
     gc.freeze()
     control.sendall(READY)
     worker.run()

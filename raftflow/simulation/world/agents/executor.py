@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from raftflow.agent.calls.attempt import Channel
+    from raftflow.agent.calls.channel import Channel
     from raftflow.agent.workdir.inputs import FetchedInputs
     from raftflow.domain.contract.views import Assignment
     from raftflow.simulation.world.agents.health import MachineHealth

@@ -73,7 +73,7 @@ def make_day(day: dict[str, Any]) -> str:
 
 @raftflow.task(retries=3)
 def summarize_day(day: dict[str, str]) -> dict[str, Any]:
-    """Drop what cannot be right, correct the rest by the table of stations, and sum it up by region."""
+    """Drop invalid values, correct the rest by the table of stations, and sum it up by region."""
     table = {name: (region, float(error)) for name, region, error in read_csv(day["stations"])}
     regions: Summary = {}
     dropped = 0

@@ -1,6 +1,6 @@
 """Data analysis: files of measurements are made, checked, joined with a table of stations, and summed up by region.
 
-    python -m raftflow.examples.data_analysis /shared/weather --days 30
+    python -m raftflow.examples.data_analysis /shared/stations --days 30
 
 The agents and this program must see the same folder. Every task writes its file under another name and renames it, so
 a task that runs twice leaves the same file.

@@ -60,7 +60,7 @@ def train(settings: Settings) -> dict[str, float]:
 def sweep(
     rounds: int, seed: int, run_all: Callable[[Callable[[Settings], Any], list[Settings]], Iterable[Any]]
 ) -> dict[str, Any]:
-    """Look for good settings. `run_all` says how trainings run: on a cluster, or one after the other here."""
+    """Search the best settings. `run_all` says how trainings run: on a cluster, or one after the other here."""
     center, width, trained = {"rate": -1.0, "decay": -3.0}, 1.0, 0
     best: dict[str, Any] = {}
     for _ in range(rounds):
@@ -83,7 +83,7 @@ def sweep(
 
 @raftflow.task(retries=3)
 def main(ctx: raftflow.Context, rounds: int = 4, seed: int = 1) -> dict[str, Any]:
-    """Look for good settings with a task for each training."""
+    """Search the best settings with a task for each training."""
     return sweep(rounds, seed, ctx.map)
 
 

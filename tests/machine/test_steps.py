@@ -13,7 +13,7 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.read.queries import assignments
-from raftflow.machine.read.steps import is_live, is_shared, known_steps
+from raftflow.machine.read.steps import is_live, is_shared, known_steps, recorded_keys
 from raftflow.machine.snapshot.stream import SnapshotError
 from raftflow.machine.tables.steps import STEP_OVERHEAD_BYTES, StepRow
 
@@ -245,6 +245,14 @@ def test_invariants(running: Any, problem: str) -> None:
     FAULTS[problem](running)
     assert any(problem in each for each in check(running.machine))
     running.machine.restore([whole])
+
+
+def test_the_keys_of_a_task(running: Any) -> None:
+    assert recorded_keys(running.machine, "wf-1", "t0") == []
+    record(running, told(1), told(2, "other"), told(1, occurrence=2))
+    assert recorded_keys(running.machine, "wf-1", "t0") == [("ask", 1), ("ask", 2)]
+    assert recorded_keys(running.machine, "wf-1", "none") is None
+    assert recorded_keys(running.machine, "none", "t0") is None
 
 
 def test_steps_are_shown(running: Any) -> None:

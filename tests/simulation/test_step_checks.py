@@ -10,6 +10,7 @@ from raftflow.domain.commands import RecordSteps, StepToRecord
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import StepsRecorded, StepVerdict
 from raftflow.machine.machine import Machine
+from raftflow.simulation.checkers import step_checks
 from raftflow.simulation.checkers.attempt_checks import AttemptModel
 from raftflow.simulation.checkers.step_checks import StepChecks
 
@@ -74,13 +75,10 @@ def test_a_program_is_told_what_is_recorded(seen: Seen) -> None:
     assert seen.found == ["wrong step"] * 2
 
 
-def test_a_record_that_is_gone_is_lost(seen: Seen) -> None:
-    class Workflow:
-        steps = None
-        by_id = {"t": type("Task", (), {"position": 0})}  # noqa: RUF012 - a stand-in
-
-    machine: Any = type("Machine", (), {"state": type("State", (), {"workflows": {"wf": Workflow}})})
+def test_a_record_that_is_gone_is_lost(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     seen.record("recorded")
     seen.checks.step_told(TASK, 1, KEY, "1 a 1")
-    seen.checks.check_end("n1", machine)
-    assert seen.found == ["step lost"]
+    for keys, found in (([KEY], 0), (None, 0), ([], 1)):
+        monkeypatch.setattr(step_checks, "recorded_keys", lambda *_, keys=keys: keys)
+        seen.checks.check_end("n1", Machine())
+        assert seen.found == ["step lost"] * found

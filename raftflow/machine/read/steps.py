@@ -63,6 +63,16 @@ def known_steps(
     return steps
 
 
+def recorded_keys(machine: Machine, workflow_id: str, task_id: str) -> list[tuple[str, int]] | None:
+    """Return name and occurrence of all steps of a task that are recorded, in order; None for an unknown task."""
+    workflow = machine.state.workflows.get(workflow_id)
+    task = None if workflow is None else workflow.by_id.get(task_id)
+    if workflow is None or task is None:
+        return None
+    rows = () if workflow.steps is None else workflow.steps.rows
+    return [(row.name, row.occurrence) for row in rows if row.task == task.position]
+
+
 def _found(machine: Machine, agent: str, incarnation: int, fence: int) -> tuple[Workflow, Task] | None:
     known = machine.state.agents.get(agent)
     return None if known is None or known.incarnation != incarnation else known.live.get(fence)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.commands import RecordSteps
 from raftflow.domain.replies import StepsRecorded
+from raftflow.machine.read.steps import recorded_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,10 +90,6 @@ class StepChecks:
     def check_end(self, name: str, machine: Machine) -> None:
         """Everything that a program was told is in the state of a replica, unless its workflow was forgotten."""
         for (workflow_id, task_id), told in self._told.items():
-            workflow = machine.state.workflows.get(workflow_id)
-            if workflow is None:
-                continue
-            position = workflow.by_id[task_id].position
-            for step_name, occurrence in told:
-                if workflow.steps is None or workflow.steps.find(position, step_name, occurrence) is None:
-                    self._violation("step lost", f"{name} lacks {step_name} {occurrence} of {workflow_id}/{task_id}")
+            keys = recorded_keys(machine, workflow_id, task_id)
+            if keys is not None and (lost := told.keys() - set(keys)):
+                self._violation("step lost", f"{name} lacks {sorted(lost)} of {workflow_id}/{task_id}")

@@ -21,7 +21,7 @@ _RECEIVE_BYTES: Final = 1 << 16
 _PATH_BYTES_MAX: Final = 107
 _LINE_BYTES_MAX: Final = 1 << 20
 _THREADS_MAX: Final = 6
-"""Threads that ask at the same time. Others wait: the agent takes eight connections of an attempt."""
+"""Threads that ask at the same time. Others wait: the agent takes a bounded number of connections."""
 
 
 class CallRefused(ClientError):  # noqa: N818 - as the errors of the client
@@ -57,6 +57,7 @@ class AttemptSocket:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._pid = os.getpid()
         self._slots = threading.BoundedSemaphore(_THREADS_MAX)
         self._idle: list[_ThreadConnection] = []
         self._open: list[socket.socket] = []
@@ -65,11 +66,18 @@ class AttemptSocket:
 
     def call(self, name: str, fields: dict[str, Any]) -> bytes:
         """Send a request and return what it was answered with, as JSON. Raises `CallRefused`."""
+        if os.getpid() != self._pid:
+            self._forget_inherited()
         with self._slots:
             connection = self._idle.pop() if self._idle else _ThreadConnection(self._connect())
             answer = connection.ask(_encode({"id": 0, "call": name, **fields}) + b"\n")
             self._idle.append(connection)
         return _told(answer)
+
+    def _forget_inherited(self) -> None:
+        """A process that was forked has connections of its own: those of its parent carry the parent's requests."""
+        self._pid, self._idle, self._open, self._loops = os.getpid(), [], [], {}
+        self._slots = threading.BoundedSemaphore(_THREADS_MAX)
 
     async def call_async(self, name: str, fields: dict[str, Any]) -> bytes:
         """Do the same in an event loop."""

@@ -16,7 +16,7 @@ import pytest
 from raftflow.agent.calls import steps as calls_steps
 from raftflow.agent.calls.attempt import CallingAttempt
 from raftflow.agent.calls.requests import LINE_BYTES_MAX
-from raftflow.agent.calls.socket import CONNECTIONS_MAX, PENDING_MAX, CallSocket
+from raftflow.agent.calls.socket import CONNECTIONS_MAX, HELD_BYTES_MAX, PENDING_MAX, CallSocket
 from raftflow.agent.calls.steps import READ_AHEAD_MAX, AttemptSteps
 from raftflow.agent.exchange.call_channel import CallChannel
 from raftflow.agent.exchange.leader import LeaderNotFoundError, RefusedError, StaleIncarnationError
@@ -291,6 +291,19 @@ async def test_connections_requests_and_answers_are_bounded(
     deaf = [{"id": "x" * 60_000, "call": "step", "name": "d"}] * 200
     with pytest.raises(OSError):  # noqa: PT011 - closed or reset
         await clients[2].send(*deaf)
+
+
+async def test_what_all_connections_hold_is_bounded(tmp_path: Path, listening: CallSocket) -> None:
+    half = b'"' + b"x" * (LINE_BYTES_MAX - 1_000)
+    clients = [Client(tmp_path / "s") for _ in range(2 + HELD_BYTES_MAX // len(half))]
+    sending = [asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(each.socket, half)) for each in clients]
+    ends = [asyncio.ensure_future(each.line()) for each in clients]
+    done, waiting = await asyncio.wait(ends, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    assert [end.result() for end in done] == [None] * len(done) and done
+    for each in (*waiting, *sending):
+        each.cancel()
+    await asyncio.wait({*ends, *sending})
+    assert await Client(tmp_path / "s").ask(call="step", name="a") == {"known": False, "occurrence": 1}
 
 
 async def test_what_an_attempt_leaves_open_is_not_of_the_next_one(tmp_path: Path, leader: Leader) -> None:

@@ -98,6 +98,13 @@ def test_another_function_under_the_same_key_is_an_error(client: raftflow.Client
     assert "was recorded by time:time, and is now run by posix:getpid: give the new step" in str(failed.value)
 
 
+def test_steps_of_threads_and_of_forked_processes(client: raftflow.Client, jobs: Any, tmp_path: Path) -> None:
+    path = tmp_path / "done"
+    expected = [*(f"t{number}" for number in range(40)), *(f"f{number}" for number in range(6))]
+    assert client.run(jobs.forks, str(path)) == expected
+    assert sorted(lines(path)) == sorted(expected)
+
+
 def test_values_that_cannot_be_recorded(client: raftflow.Client, jobs: Any) -> None:
     told = client.run(jobs.bad_values)
     assert [text.split(":")[0] for text in told[:3]] == ["step 'bad'"] * 3

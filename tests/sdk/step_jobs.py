@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -78,6 +80,21 @@ def other_function(ctx: raftflow.Context) -> str:
     ctx.step("same", time.time if ctx.attempt == 1 else os.getpid)
     os.kill(os.getpid(), signal.SIGKILL)
     return ""
+
+
+@raftflow.task
+def forks(ctx: raftflow.Context, path: str) -> list[str]:
+    """Steps in threads, and in processes that are forked after the first step."""
+    ctx.step("before", str)
+    with concurrent.futures.ThreadPoolExecutor(20) as threads:
+        found = list(threads.map(lambda number: ctx.step(f"thread {number}", note, path, f"t{number}"), range(40)))
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        found += pool.starmap(_fork_step, [(path, number) for number in range(6)])
+    return found
+
+
+def _fork_step(path: str, number: int) -> str:
+    return raftflow.current().step(f"fork {number}", note, path, f"f{number}")
 
 
 @raftflow.task

@@ -26,13 +26,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("raftflow.agent.calls")
 
-CONNECTIONS_MAX: Final = 8
-"""Of one attempt."""
+CONNECTIONS_MAX: Final = 64
+"""Of one attempt: it may have threads and child processes."""
 PENDING_MAX: Final = 64
 """Requests of one connection that wait for their answers. A client that has sent more is read later."""
 UNREAD_BYTES_MAX: Final = 1 << 20
 """Of answers that a client does not read. It is closed then."""
-_BACKLOG: Final = 16
+HELD_BYTES_MAX: Final = 4 << 20
+"""Of requests that have not come whole and of answers that are not read, of all connections of an attempt. The
+connection that would pass it is closed."""
+_SMALL_BYTES: Final = HELD_BYTES_MAX // CONNECTIONS_MAX
+_BACKLOG: Final = 2 * CONNECTIONS_MAX
 _RECEIVE_BYTES: Final = 1 << 16
 _ACCEPT_AGAIN_S: Final = 1.0
 """How long a socket accepts nothing when the system has no descriptors or memory."""
@@ -106,7 +110,7 @@ class CallSocket:
             if self._attempt is None:
                 self._attempt = self._attach()
             accepted.settimeout(0)
-            self._connections.add(_AttemptConnection(accepted, self._attempt, self._connections.discard))
+            self._connections.add(_AttemptConnection(accepted, self._attempt, self._connections))
 
     def _accept_again(self) -> None:
         if self._listening.fileno() >= 0:
@@ -131,12 +135,12 @@ class _AttemptConnection:
     """One connection of an attempt."""
 
     def __init__(
-        self, accepted: socket.socket, attempt: CallingAttempt, closed: Callable[[_AttemptConnection], None]
+        self, accepted: socket.socket, attempt: CallingAttempt, connections: set[_AttemptConnection]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = accepted
         self._attempt = attempt
-        self._closed = closed
+        self._connections = connections
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._pending = 0
@@ -152,7 +156,7 @@ class _AttemptConnection:
         self._socket.close()
         self._incoming.clear()
         self._outgoing.clear()
-        self._closed(self)
+        self._connections.discard(self)
 
     def _read(self) -> None:
         try:
@@ -167,6 +171,17 @@ class _AttemptConnection:
             return
         self._incoming += data
         self._take_lines()
+        self._check_held()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the agent keeps for this connection."""
+        return len(self._incoming) + len(self._outgoing)
+
+    def _check_held(self) -> None:
+        """Close the connection if all connections of the attempt hold too much."""
+        if self.held_bytes > _SMALL_BYTES and sum(each.held_bytes for each in self._connections) > HELD_BYTES_MAX:
+            self.close()
 
     def _take_lines(self) -> None:
         """Handle the whole lines that came, as far as answers may wait."""
@@ -222,6 +237,8 @@ class _AttemptConnection:
         self._outgoing += line[sent:]
         if len(self._outgoing) > UNREAD_BYTES_MAX:
             self.close()
+        else:
+            self._check_held()
 
     def _flush(self) -> None:
         try:

@@ -13,6 +13,8 @@ Each case is measured by itself, from the command until nothing of it is left to
 | failure_stop, failure_continue | it fails, and what the document says happens to the others |
 | pause_queued | a tenth of the tasks waits in the queues of agents, and is asked back |
 | agent_lost | an agent is lost with a tenth of them running |
+| steps, steps_found | a task records a tenth as many durable steps, and a later attempt finds all of them |
+| steps_large | a request records as many results of 60 KiB as agents send at once |
 | retention | finished workflows that have as many tasks are forgotten |
 """
 
@@ -28,6 +30,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from raftflow.agent.exchange.call_channel import REQUEST_BYTES_MAX
 from raftflow.coordinator.config.addresses import Address
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.coordinator.replica import Replica
@@ -38,7 +43,8 @@ from raftflow.domain.commands import (
     SetPriority,
     SubmitWorkflow,
 )
-from raftflow.domain.contract.views import PollRequest, ReportedEnd
+from raftflow.domain.contract.views import CallsRequest, FindStep, PollRequest, RecordStep, ReportedEnd
+from raftflow.domain.limits import CALLS_MAX
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.tasks.program import PythonCall
 from raftflow.domain.tasks.states import TaskState
@@ -65,12 +71,17 @@ CASES: Final = (
     "failure_continue",
     "pause_queued",
     "agent_lost",
+    "steps",
+    "steps_found",
+    "steps_large",
     "retention",
 )
 FIGURES: Final = tuple(f"turn_{kind}_{case}" for kind in ("ms", "cpu_ms") for case in CASES)
 _PREFETCH: Final = 1_000
 _RETIRED_EACH: Final = 100
 """Tasks of each workflow that is forgotten."""
+_LARGE_NUMBERS: Final = 8_900
+"""A list of as many numbers as text has about 60 KiB."""
 _LOOK_S: Final = 0.001
 _LIMIT_S: Final = 120.0
 _PROGRAM: Final = PythonCall("operator:add", b"[1, 1]")
@@ -251,6 +262,37 @@ async def _lost(leader: _Leader) -> None:
     await leader.note("agent_lost", lambda: leader.propose(removal))
 
 
+async def _steps(leader: _Leader) -> None:
+    incarnation = await leader.register("a1", 1)
+    await leader.submit(_bag(1))
+    await leader.reach(TaskState.RUNNING, 1)
+
+    async def ask(calls: list[Any]) -> list[Any]:
+        await asyncio.sleep(0)  # as requests come, each in a turn of its own
+        request = CallsRequest(incarnation=incarnation, calls=calls)
+        return (await leader.replica.attempt_calls.answer("a1", request)).answers
+
+    async def record() -> None:
+        for first in range(1, leader.share + 1, CALLS_MAX):
+            places = range(first, min(first + CALLS_MAX, leader.share + 1))
+            await ask([RecordStep(fence=1, name="step", occurrence=place) for place in places])
+
+    async def find() -> None:
+        place = 1
+        while place <= leader.share:
+            (answer,) = await ask([FindStep(fence=1, name="step", occurrence=place)])
+            place += len(answer.steps)
+
+    large = msgspec.Raw(msgspec.json.encode([str(number) for number in range(_LARGE_NUMBERS)]))
+    calls = [
+        RecordStep(fence=1, name="large", occurrence=place + 1, result=large)
+        for place in range(REQUEST_BYTES_MAX // len(bytes(large)))
+    ]
+    await leader.note("steps", record)
+    await leader.note("steps_found", find)
+    await leader.note("steps_large", lambda: ask(calls))
+
+
 async def _retention(leader: _Leader) -> None:
     finished = leader.replica.machine.tables.finished
     for number in range(-(-leader.tasks // _RETIRED_EACH)):
@@ -272,5 +314,6 @@ _RUNS: Final = {
     "failure_continue": _root_ends("failed", "failure_continue", "continue"),
     "queued": _queued,
     "lost": _lost,
+    "steps": _steps,
     "retention": _retention,
 }

@@ -21,7 +21,8 @@ from raftflow.coordinator.leader import leader_loop
 from raftflow.domain.features import NEEDS, NEXT_LEVEL, NEXT_VERSION
 from raftflow.replication.raft.bounds import claims_needed
 from raftflow.replication.raft.rules import NO_RULES
-from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end, missing_bundles
+from raftflow.simulation.checkers.bundle_checks import missing_bundles
+from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
 from raftflow.simulation.checkers.history import RunHistory, Violation
 from raftflow.simulation.load.bursts import Bursts
 from raftflow.simulation.load.clients import SimClient

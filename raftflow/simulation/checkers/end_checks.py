@@ -94,14 +94,3 @@ def _check_read(history: RunHistory, machine: Machine, read: Read) -> None:
         history.violation("torn read", f"{read.query} at {read.at} saw a part of what a command does")
     if answer(machine, read.query) != read.content:
         history.violation("wrong read", f"{read.query} at {read.at} was told what the log does not say")
-
-
-def missing_bundles(hosts: list[SimHost]) -> list[tuple[str, str]]:
-    """Return the replicas that lack a code bundle to which the log refers, each with the bundle."""
-    return [
-        (host.name, bundle.digest)
-        for host in hosts
-        if host.replica is not None
-        for bundle in host.replica.machine.tables.bundles.values()
-        if not host.replica.bundles.store.has(bundle.digest)
-    ]

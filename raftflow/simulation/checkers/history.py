@@ -40,6 +40,7 @@ from raftflow.machine.read import invariants
 from raftflow.machine.rules.audit_chain import decode_record
 from raftflow.replication.log import Role
 from raftflow.simulation.checkers.attempt_checks import AttemptModel
+from raftflow.simulation.checkers.bundle_checks import BundleChecks
 from raftflow.simulation.checkers.command_effects import has_effect
 from raftflow.simulation.checkers.execution_checks import ExecutionChecks
 from raftflow.simulation.checkers.member_checks import MemberModel
@@ -93,6 +94,7 @@ class RunHistory:
         self.members = MemberModel(self.violation)
         self.executions = ExecutionChecks(self.violation, trace.now_s, self.attempts)
         self.steps = StepChecks(self.violation, self.attempts)
+        self.bundles = BundleChecks(self.violation, self.members)
         self._replicas = ReplicaChecks(self.violation, trace.now_s, self.members)
         self.acknowledged: dict[str, AnyReply] = {}
         self.submitted: dict[str, WorkflowSpec] = {}
@@ -132,6 +134,7 @@ class RunHistory:
     def started(self, host: SimHost) -> None:
         """A replica serves from now on."""
         self._replicas.started(host)
+        self.bundles.started(host)
 
     def ended(self, host: SimHost) -> None:
         """The process of a replica ended."""
@@ -249,6 +252,7 @@ class RunHistory:
         commands = decode_entry(entry).commands
         for command, reply, encoded in zip(commands, result.replies, result.audit, strict=True):
             record = decode_record(encoded)
+            self.bundles.learn(command, reply)
             if record.outcome == "ok" and has_effect(reply):
                 self.effects[str(type(command).__struct_config__.tag)] += 1
             if record.outcome == RejectionCode.FEATURE_LEVEL.value:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from raftflow.agent.exchange.core import ExchangeCore
+from raftflow.coordinator.bundles.replication import BundleReplication
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
 from raftflow.coordinator.uploads.workflow_uploads import WorkflowUploads
@@ -21,7 +22,7 @@ from raftflow.machine.commands import attempts as machine_attempts
 from raftflow.machine.schema.agenda import AGENDA
 from raftflow.machine.schema.requests import REQUESTS
 from raftflow.machine.schema.steps import STEPS
-from raftflow.machine.schema.uploads import UPLOADS
+from raftflow.machine.schema.uploads import BUNDLES, UPLOADS
 from raftflow.machine.schema.workflows import RESULT_BYTES
 from raftflow.machine.tables.workflows import Workflow
 from raftflow.replication.elections import timeouts as election_timeouts
@@ -36,6 +37,7 @@ from raftflow.replication.storage.snapshot_file import SnapshotFileWriter
 from raftflow.simulation.mutation.patches import agenda as in_agenda
 from raftflow.simulation.mutation.patches import agent as in_agent
 from raftflow.simulation.mutation.patches import backups as in_backups
+from raftflow.simulation.mutation.patches import bundles as in_bundles
 from raftflow.simulation.mutation.patches import elections as in_elections
 from raftflow.simulation.mutation.patches import leader as in_leader
 from raftflow.simulation.mutation.patches import machine as in_machine
@@ -455,5 +457,35 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="steps not saved",
         about="a snapshot holds no records of steps",
         plant=in_machine.snapshot_without(STEPS),
+    ),
+    Mutant(
+        name="bundle on one disk",
+        about="a code bundle is registered when the leader alone has it",
+        plant=attribute(BundleReplication, "_copy_to_majority", in_bundles.copy_to_itself),
+    ),
+    Mutant(
+        name="bundle not synced",
+        about="replicas say that they keep a code bundle before it is on the disk",
+        plant=in_bundles.write_without_sync,
+    ),
+    Mutant(
+        name="copies not kept",
+        about="followers acknowledge copies of code bundles, and forget them",
+        plant=attribute(BundleReplication, "keep", in_bundles.acknowledge_copies_only),
+    ),
+    Mutant(
+        name="bundle not fetched",
+        about="a replica that lacks a code bundle does not fetch it",
+        plant=attribute(BundleReplication, "_fetch_missing", in_bundles.fetch_nothing),
+    ),
+    Mutant(
+        name="bundle forgotten in use",
+        about="code bundles are forgotten although workflows refer to them",
+        plant=in_bundles.forget_bundles_in_use,
+    ),
+    Mutant(
+        name="bundles not saved",
+        about="a snapshot holds no code bundles",
+        plant=in_machine.snapshot_without(BUNDLES),
     ),
 )

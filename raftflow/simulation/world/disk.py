@@ -401,6 +401,10 @@ class FaultyFileSystem:
         inode.durable[offset] ^= mask
         inode.visible[offset] ^= mask
 
+    def durable(self, path: Path) -> bytes:
+        """Return what a file whose name is durable would hold after a loss of power."""
+        return bytes(self._durable_names[path].durable)
+
     def content(self, path: Path) -> bytes:
         """Return what the disk has, for tests."""
         return bytes(self._on_disk(path).durable)

@@ -249,6 +249,7 @@ class Client:
 
     bundles = _blocking(AsyncClient.bundles)
     bundle = _blocking(AsyncClient.bundle)
+    bundle_content = _blocking(AsyncClient.bundle_content)
     send_bundle = _blocking(AsyncClient.send_bundle)
 
     # --- functions

@@ -17,6 +17,7 @@ from raftflow.coordinator.audit.segments import Anchor, seed_audit
 from raftflow.domain.features import LEVEL
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.commands.restoration import Restoration
+from raftflow.recovery.bundle_files import restore_bundles
 from raftflow.recovery.cluster_ids import restored_at_ms, restored_id
 from raftflow.recovery.cluster_snapshot import ClusterSnapshotFile
 from raftflow.recovery.verification import read_machine
@@ -51,6 +52,8 @@ class RestoredReplica(msgspec.Struct, kw_only=True):
     """Workflows that continue."""
     fence: int
     """Fences of the new cluster are greater."""
+    missing_bundles: list[str] = []
+    """Code bundles that are not beside the snapshot file. Attempts with them wait until they are sent again."""
 
 
 def restore_replica(
@@ -86,6 +89,7 @@ def restore_replica(
             machine.snapshot(),
             lambda directory: seed_audit(fs, directory, anchor, index, result.audit),
         )
+        missing = restore_bundles(path, machine, fs, config.data_dir)
     except DirectoryTakenError as error:
         raise RestoreRefusedError(str(error)) from error
     except OSError as error:
@@ -96,7 +100,7 @@ def restore_replica(
     except BaseException:
         _empty(config.data_dir)
         raise
-    return _describe(config, label.cluster, machine)
+    return _describe(config, label.cluster, machine, missing)
 
 
 def _time_of(cluster: str, origin: str, taken_at_ms: int, now_ms: int) -> int:
@@ -139,7 +143,7 @@ def _empty(data_dir: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _describe(config: CoordinatorConfig, origin: str, machine: Machine) -> RestoredReplica:
+def _describe(config: CoordinatorConfig, origin: str, machine: Machine, missing: list[str]) -> RestoredReplica:
     workflows = machine.tables.workflows.values()
     return RestoredReplica(
         replica=config.name,
@@ -151,4 +155,5 @@ def _describe(config: CoordinatorConfig, origin: str, machine: Machine) -> Resto
         workflows=len(workflows),
         unfinished=sum(not workflow.finished_ms for workflow in workflows),
         fence=machine.tables.fence,
+        missing_bundles=missing,
     )

@@ -22,6 +22,7 @@ from raftflow.coordinator.audit.segments import read_end
 from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.machine import Machine
+from raftflow.recovery.bundle_files import copy_beside
 from raftflow.recovery.cluster_snapshot import SnapshotLabel, SnapshotOrigin, save_machine
 from raftflow.replication.messages.envelope import NO_OP
 from raftflow.replication.storage.snapshot_file import SnapshotInfo
@@ -156,7 +157,7 @@ class Survivor:
         return found
 
     def save(self, path: Path, taken_at_ms: int) -> SnapshotLabel:
-        """Write the snapshot file. Raises `SnapshotFileError`, `OSError`."""
+        """Write the snapshot file, and the code bundles beside it. Raises `SnapshotFileError`, `OSError`."""
         log = self._log
         # The new cluster's terms begin above every term that this replica was in.
         index, term = max(log.last_index, 2), max(log.term, log.last_term)
@@ -170,7 +171,9 @@ class Survivor:
             members=tuple(sorted(log.members.voter_names)),
         )
         origin = SnapshotOrigin(log.identity.cluster, log.identity.replica, taken_at_ms, recovered=True)
-        return save_machine(path, self.machine, info, origin)
+        label = save_machine(path, self.machine, info, origin)
+        copy_beside(path, self.machine, Path(log.path))
+        return label
 
 
 def replay(log: StoredLog, audit_end: tuple[int, bytes], level_max: int = LEVEL) -> Machine:

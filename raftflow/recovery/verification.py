@@ -11,6 +11,7 @@ import msgspec
 from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import invariants
+from raftflow.recovery.bundle_files import missing_beside
 from raftflow.recovery.cluster_snapshot import ClusterSnapshotFile, SnapshotFileError
 
 PROBLEMS_MAX = 20
@@ -28,6 +29,8 @@ class SnapshotCheck(msgspec.Struct, kw_only=True):
     tasks: int
     agents: int
     problems: list[str]
+    missing_bundles: list[str] = []
+    """Code bundles that the state names, and that are not beside the file."""
 
 
 def read_machine(file: ClusterSnapshotFile, *, level_max: int = LEVEL) -> Machine:
@@ -67,6 +70,7 @@ def verify_snapshot(path: Path, *, level_max: int = LEVEL) -> SnapshotCheck:
         tasks=sum(len(workflow.tasks) for workflow in tables.workflows.values()),
         agents=len(tables.agents),
         problems=problems,
+        missing_bundles=missing_beside(path, machine),
     )
 
 

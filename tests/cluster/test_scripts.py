@@ -14,6 +14,7 @@ import pytest
 
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
+from raftflow.local.faults.namespaces import Machines, NamespaceError, machines
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +167,64 @@ with raftflow.Client() as client:
 def test_a_script_that_fails_where_it_is_imported_says_so_each_time(cluster: LocalCluster, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     assert run(cluster, tmp_path / "broken.py").split() == ["True", "True"]
+
+
+MACHINES = """
+import os
+import time
+import raftflow
+from part import factor
+
+@raftflow.task
+def where(x):
+    time.sleep(0.05)
+    return [os.readlink("/proc/self/ns/net"), factor() * x]
+
+with raftflow.Client() as client:
+    done = client.map(where, range(120))
+    print(len({place for place, _ in done}), sum(value for _, value in done))
+"""
+
+
+@pytest.mark.slow
+def test_three_machines_run_a_script_that_none_of_them_has(tmp_path: Path, eventually: Callable[..., Any]) -> None:
+    """The machine with the leader and an agent falls silent meanwhile. Nothing is done to the agents."""
+    try:
+        with machines(3) as made:
+            commands = [made.command(number) for number in range(3)]
+            options = ClusterOptions(
+                agents=3,
+                hosts=tuple(zip(made.hosts, commands, strict=True)),
+                agent_machines=tuple(commands),
+                lease_ms=1_500,
+                with_token=True,
+            )
+            cluster = LocalCluster.create(tmp_path / "cluster", options)
+            try:
+                _run_on_machines(cluster, made, tmp_path, eventually)
+            finally:
+                cluster.down()
+    except NamespaceError as error:
+        pytest.skip(str(error))
+
+
+def _run_on_machines(cluster: LocalCluster, made: Machines, tmp_path: Path, eventually: Callable[..., Any]) -> None:
+    cluster.start()
+    cluster.wait_leader()
+    cluster.wait_agents()
+    (tmp_path / "part.py").write_text("def factor():\n    return 2\n")
+    (tmp_path / "machines.py").write_text(MACHINES)
+    program = start(cluster, tmp_path / "machines.py")
+    with cluster.client() as client:
+        eventually(
+            lambda: any(view.tasks.succeeded >= 10 for view in client.workflows(limit=1)), what="the first calls"
+        )
+        silent = cluster.replica_names.index(cluster.wait_leader())
+        made.silence(silent)
+        told, errors = program.communicate(timeout=90)
+        assert program.returncode == 0, errors
+        assert told.split()[1] == str(2 * sum(range(120)))
+        made.heal(silent)
+        (tmp_path / "part.py").write_text("def factor():\n    return 10\n")
+        cluster.wait_agents()
+        assert run(cluster, tmp_path / "machines.py").split() == ["3", str(10 * sum(range(120)))]

@@ -14,12 +14,16 @@ import pytest
 
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.config.replica_config import CoordinatorConfig
+from raftflow.domain.commands import RegisterBundle, encode_entry
 from raftflow.domain.tasks.states import TaskState
+from raftflow.domain.values.code_bundle import BundleFile, digest_of, make_bundle
 from raftflow.machine.machine import Machine
 from raftflow.recovery import restore as restoring
+from raftflow.recovery.bundle_files import save_beside
 from raftflow.recovery.cluster_ids import restored_at_ms, restored_id
 from raftflow.recovery.cluster_snapshot import SnapshotFileError
 from raftflow.recovery.restore import RestoredReplica, RestoreRefusedError, restore_replica
+from raftflow.recovery.verification import verify_snapshot
 from raftflow.replication.log import Role
 from raftflow.replication.members.identity import DataDir, IdentityError
 from raftflow.replication.members.membership import Membership
@@ -51,6 +55,27 @@ def test_every_replica_gets_the_same(machine: Machine, save: Save, config_of: An
     assert first.fence == NOW_MS * 1_000
     snapshots = [sorted((Path(each.data_dir) / "snapshots").iterdir()) for each in made]
     assert len({file.read_bytes() for (file,) in snapshots}) == 1
+
+
+def test_code_bundles_lie_beside_the_file_and_what_is_missing_is_named(
+    machine: Machine, save: Save, config_of: Any, tmp_path: Path
+) -> None:
+    contents = [make_bundle([BundleFile("a.py", text)]) for text in (b"1", b"2", b"3")]
+    kept, damaged, missing = map(digest_of, contents)
+    commands = [
+        RegisterBundle(at_ms=machine.clock_ms, actor="client:test", digest=digest_of(content), size=len(content))
+        for content in contents
+    ]
+    machine.apply(machine.applied_index + 1, 3, encode_entry(tuple(commands)))
+    file = save(machine)
+    assert save_beside(file, (kept, damaged), dict(zip((kept, damaged), contents, strict=False)).__getitem__) == 2
+    assert save_beside(file, (kept,), {}.__getitem__) == 1, "what is there is not fetched again"
+    (tmp_path / f"{file.name}.bundles" / damaged).write_bytes(contents[1][:-1])
+    assert verify_snapshot(file).missing_bundles == [damaged, missing]
+    made = restore(config_of("n1"), file)
+    assert made.missing_bundles == [damaged, missing]
+    folder = Path(made.data_dir) / "bundles"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {kept: contents[0]}
 
 
 async def test_a_restored_replica_serves(machine: Machine, save: Save, config_of: Any) -> None:

@@ -34,16 +34,19 @@ def snapshot() -> None:
 @output_option
 @connection_options
 def save(file: Path, stale: bool, replica: str | None, output: str) -> None:
-    """Save the state of a running cluster in FILE.
+    """Save the state of a running cluster in FILE, and its code bundles in the folder FILE.bundles.
 
     FILE holds every write that was acknowledged before the command; with --stale it may lack the last ones. It gets
     its name only when it is complete, on the disk and checked.
     """
+    from raftflow.recovery.bundle_files import save_beside  # noqa: PLC0415 - heavy
+
     if replica is not None and not stale:
         raise click.UsageError("--replica needs --stale: only the leader knows everything that was acknowledged")
     with connect() as client:
         url = None if replica is None else url_of_replica(client, replica)
         label = _fetch(client, file, url, stale=stale)
+        save_beside(file, [bundle.digest for bundle in client.bundles(stale=stale)], client.bundle_content)
     _show(file, label, output)
 
 
@@ -97,6 +100,8 @@ def verify(file: Path, output: str) -> None:
     if output == "table":
         for problem in found.problems:
             echo(problem)
+        for digest in found.missing_bundles:
+            echo(f"the code bundle {digest} is not beside the file: its tasks wait after a restore until it is sent")
         echo(
             f"{'ok' if found.ok else 'not ok'}: {found.workflows} workflows, {found.tasks} tasks and {found.agents} "
             f"agents at index {found.index}, chain {found.chain[:16]}, {time.monotonic() - began_s:.1f} s"

@@ -121,5 +121,7 @@ def restore(config_file: Path | None, snapshot_file: Path, settings: dict[str, s
         f"{restored.replica} of cluster {restored.cluster} is restored in {restored.data_dir}: "
         f"{restored.workflows} workflows, {restored.unfinished} of them unfinished, at index {restored.index}"
     )
+    for digest in restored.missing_bundles:
+        echo(f"the code bundle {digest} is missing: its tasks wait until it is sent again (raftflow bundle send)")
     echo(f"digest {restored.digest[:16]}: every replica of the new cluster must show the same")
     echo(f"start it: raftflow coordinator run --config {shlex.quote(str(config_file))}")

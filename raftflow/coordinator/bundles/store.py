@@ -62,10 +62,11 @@ class BundleStore:
 
     async def put(self, digest: str, bundle: bytes) -> None:
         """Keep a bundle whose digest was checked. It is on the disk when this returns. Raises `OSError`."""
-        await self._fs.off_loop(lambda: self._write(digest, bundle))
+        await self._fs.off_loop(lambda: self.write(digest, bundle))
         self._kept[digest] = True
 
-    def _write(self, digest: str, bundle: bytes) -> None:
+    def write(self, digest: str, bundle: bytes) -> None:
+        """Write a bundle to the disk, blocking. Raises `OSError`."""
         self._fs.make_dir(self._folder)
         new = self._folder / f"{digest}{_NEW}"
         self._fs.remove(new)

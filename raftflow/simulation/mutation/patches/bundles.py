@@ -38,7 +38,7 @@ def write_without_sync() -> Patch:
         file.close()
         store._fs.sync_dir(store._folder)  # noqa: SLF001
 
-    return patch.object(BundleStore, "_write", write)
+    return patch.object(BundleStore, "write", write)
 
 
 async def acknowledge_copies_only(_: BundleReplication, _digest: str, _bundle: bytes) -> None:

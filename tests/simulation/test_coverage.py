@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import raftflow.simulation
-from raftflow.domain.commands import AnyCommand, CancelChildren, SpawnTasks
+from raftflow.domain.commands import AnyCommand
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import (
     Cleared,
@@ -24,6 +24,7 @@ from raftflow.domain.replies import (
     Retired,
     StepsRecorded,
     StepVerdict,
+    TasksSpawned,
     WorkflowAccepted,
 )
 from raftflow.simulation import run
@@ -44,15 +45,15 @@ SEEDS = [
 """Within these everything must be seen; without the first ones eighty are enough. What is rare comes at the end."""
 DISK_EFFECTS = frozenset(FAULT_KINDS["failing disk"].effects)
 
-NOT_SIMULATED: dict[type, str] = dict.fromkeys(
-    (SpawnTasks, CancelChildren), "simulated programs do not speak to their agents"
-)
+NOT_SIMULATED: dict[type, str] = {}
 """Commands that no run shows with an effect, each with the reason."""
 
 SENT_BY_THE_CODE_UNDER_TEST = {
     "RemoveAgent": "the leader removes agents whose lease ended; agents say goodbye",
     "CommitPlacements": "the leader places tasks",
     "RecordSteps": "agents pass on the steps of their programs",
+    "SpawnTasks": "agents pass on what their programs spawn",
+    "CancelChildren": "agents pass on what their programs cancel",
     "ReportAttempts": "agents report",
     "CommitBackups": "the leader gives late tasks a second attempt",
     "OfferEnds": "agents that were lost offer what they finished",
@@ -109,6 +110,8 @@ def test_the_lists_of_senders_name_commands() -> None:
         (Reported((EndVerdict(1, "stale"), EndVerdict(2, "accepted"))), True),
         (StepsRecorded((StepVerdict("known"),)), False),
         (StepsRecorded((StepVerdict("known"), StepVerdict("recorded"))), True),
+        (TasksSpawned((1,), 0), False),
+        (TasksSpawned((1, 2), 1), True),
         (Fired(0), False),
         (Cleared(2), True),
         (Retired(()), False),

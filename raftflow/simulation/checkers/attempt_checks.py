@@ -23,6 +23,7 @@ from raftflow.domain.commands import (
     RemoveAgent,
     ReportAttempts,
     ResumeAgent,
+    SpawnTasks,
     SubmitWorkflow,
     TaskPart,
 )
@@ -45,7 +46,7 @@ _STARTABLE: Final = frozenset({"ready", "delayed", "queued"})
 _FAILURES: Final = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT})
 _DECISIONS: Final = frozenset({"succeeded", "failed_final"})
 """What follows at once where one of two attempts was ended because the other one decided."""
-_COUNTED: Final = frozenset({"succeeded", "failed_retry", "failed_final", "cancelled"})
+_COUNTED: Final = frozenset({"succeeded", "failed_retry", "failed_final", "cancelled", "parked"})
 """What may become of a task one of whose two attempts failed before."""
 
 
@@ -189,9 +190,18 @@ class AttemptModel:
             self.exclusive[workflow, task_id] = None
         self.allowed[workflow, task_id] = runs.backup
 
+    def _follow_spawn(self, command: SpawnTasks) -> None:
+        """Follow what children run."""
+        parent = self.live.get(command.fence)
+        for child in command.children if parent is not None else ():
+            workflow, task = parent[0] if parent is not None else ("", "")
+            self._learn_task(workflow, f"{task}:{child.key}", command.profiles[child.profile])
+
     def _follow_upload(self, command: AnyCommand) -> None:
-        """Follow what was accepted of a workflow in pieces."""
-        if isinstance(command, BeginWorkflow):
+        """Follow what was accepted of a workflow in pieces, and of children."""
+        if isinstance(command, SpawnTasks):
+            self._follow_spawn(command)
+        elif isinstance(command, BeginWorkflow):
             self.uploads[command.workflow_id], self._profiles[command.workflow_id] = {}, []
             self._parts[command.workflow_id] = []
             if command.max_parallel is not None:

@@ -19,6 +19,7 @@
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
     step of a dead attempt, step twice, step ran again, wrong step, step lost: see `checkers/step_checks.py`
+    spawn of a dead attempt, child twice, wrong child, woken early, not woken, child lost: see `child_checks.py`
 
 Models that know nothing of the code's own tables follow the attempts (`attempt_checks.py`) and the members
 (`checkers/member_checks.py`).
@@ -41,6 +42,7 @@ from raftflow.machine.rules.audit_chain import decode_record
 from raftflow.replication.log import Role
 from raftflow.simulation.checkers.attempt_checks import AttemptModel
 from raftflow.simulation.checkers.bundle_checks import BundleChecks
+from raftflow.simulation.checkers.child_checks import ChildChecks
 from raftflow.simulation.checkers.command_effects import has_effect
 from raftflow.simulation.checkers.execution_checks import ExecutionChecks
 from raftflow.simulation.checkers.member_checks import MemberModel
@@ -95,6 +97,7 @@ class RunHistory:
         self.executions = ExecutionChecks(self.violation, trace.now_s, self.attempts)
         self.steps = StepChecks(self.violation, self.attempts)
         self.bundles = BundleChecks(self.violation, self.members)
+        self.children = ChildChecks(self.violation, self.attempts)
         self._replicas = ReplicaChecks(self.violation, trace.now_s, self.members)
         self.acknowledged: dict[str, AnyReply] = {}
         self.submitted: dict[str, WorkflowSpec] = {}
@@ -266,6 +269,7 @@ class RunHistory:
             for problem in self.attempts.follow(command, reply, record):
                 self.violation("attempt", f"at {index}: {problem}")
             self.steps.follow(command, reply)
+            self.children.follow(command, reply, record)
             self.executions.check_deadlines(record, fired=isinstance(command, FireTimers))
             if isinstance(reply, Retired):
                 self._retire(reply)
@@ -324,6 +328,14 @@ class RunHistory:
     def execution_ended(self, agent: str, task: TaskKey, fence: int, how: str) -> None:
         """A program ended, in any way."""
         self.executions.execution_ended(agent, task, fence, how)
+
+    def child_told(self, parent: TaskKey, key: str, number: int) -> None:
+        """A program was told the number of a child that it has spawned."""
+        self.children.child_told(parent, key, number)
+
+    def child_end_told(self, parent: TaskKey, child_id: str, state: str, result: bytes) -> None:
+        """A program was told how a child ended."""
+        self.children.child_end_told(parent, child_id, state, result)
 
     def step_asked(self, task: TaskKey) -> int:
         """A program asks for a step."""

@@ -16,7 +16,7 @@ from raftflow.simulation.run import simulate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from raftflow.simulation.mutation.mutants import Mutant
+    from raftflow.simulation.mutation.mutant import Mutant
 
 
 class MutantResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,9 +7,7 @@ this is reachable from anywhere but `raftflow simulate mutants` and the tests.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.coordinator.bundles.replication import BundleReplication
@@ -34,10 +32,12 @@ from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.raft.rules import Rule
 from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.snapshot_file import SnapshotFileWriter
+from raftflow.simulation.mutation.mutant import SEEDS_MAX, Mutant
 from raftflow.simulation.mutation.patches import agenda as in_agenda
 from raftflow.simulation.mutation.patches import agent as in_agent
 from raftflow.simulation.mutation.patches import backups as in_backups
 from raftflow.simulation.mutation.patches import bundles as in_bundles
+from raftflow.simulation.mutation.patches import children as in_children
 from raftflow.simulation.mutation.patches import elections as in_elections
 from raftflow.simulation.mutation.patches import leader as in_leader
 from raftflow.simulation.mutation.patches import machine as in_machine
@@ -45,24 +45,6 @@ from raftflow.simulation.mutation.patches import replication as in_replication
 from raftflow.simulation.mutation.patches import steps as in_steps
 from raftflow.simulation.mutation.patches.common import attribute
 from raftflow.simulation.plan import MEMBER_RULES
-
-SEEDS_MAX: Final = 40
-"""Seeds within which a mutant must be found, unless it says otherwise."""
-
-
-class Mutant(msgspec.Struct, frozen=True, kw_only=True):
-    """A planted fault."""
-
-    name: str
-    about: str
-    plant: Any = contextlib.nullcontext
-    """Returns a context manager that puts the fault into the code for one run."""
-    rule: Rule | None = None
-    """A rule that is switched off."""
-    family: str | None = None
-    """Only seeds of this family of scenarios are run; all of them are part of the normal seeds."""
-    seeds_max: int = SEEDS_MAX
-
 
 _RULES: Final[dict[Rule, str]] = {
     Rule.TERM_STAMP: "acknowledgements of another term count",
@@ -487,5 +469,20 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="bundles not saved",
         about="a snapshot holds no code bundles",
         plant=in_machine.snapshot_without(BUNDLES),
+    ),
+    Mutant(
+        name="doubled children",
+        about="a child that a later attempt spawns again is not found by its key",
+        plant=in_children.forget_keys,
+    ),
+    Mutant(
+        name="woken early",
+        about="a parked task goes on when the first of its children has ended",
+        plant=in_children.wake_with_the_first,
+    ),
+    Mutant(
+        name="failed child forgotten",
+        about="a parked task is not woken by a child that failed",
+        plant=in_children.forget_failed_children,
     ),
 )

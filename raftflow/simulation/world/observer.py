@@ -62,6 +62,12 @@ class ExecutionObserver(Protocol):
     def execution_ended(self, agent: str, task: TaskKey, fence: int, how: str) -> None:
         """A program ended, in any way."""
 
+    def child_told(self, parent: TaskKey, key: str, number: int) -> None:
+        """A program was told the number of a child that it has spawned."""
+
+    def child_end_told(self, parent: TaskKey, child_id: str, state: str, result: bytes) -> None:
+        """A program was told how a child ended."""
+
     def step_asked(self, task: TaskKey) -> int:
         """A program asks for a step. Returns the moment, for `step_ran`."""
         ...

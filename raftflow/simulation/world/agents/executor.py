@@ -14,6 +14,7 @@ from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.launcher.messages import Sampled
 from raftflow.domain.limits import JSON_DEPTH_MAX, RESULT_BYTES_MAX
 from raftflow.simulation.world.agents.boot_clock import virtual_ns
+from raftflow.simulation.world.agents.child_program import ChildProgram, has_children
 from raftflow.simulation.world.agents.step_program import StepProgram, has_steps
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class _SimProgram(NamedTuple):
     task: tuple[str, str]
     ended: Ended
     started_s: float
-    steps: StepProgram | None = None
+    steps: StepProgram | ChildProgram | None = None
 
 
 class SimExecutor:
@@ -135,14 +136,17 @@ class SimExecutor:
             )
         elif self._health.black_hole:
             how, word, run_s = ExecutionEnd(ok=False, exit_code=127), "failed", 0.002
-        if not has_steps(task) or self._health.unable or self._health.black_hole:
+        kind = ChildProgram if has_children(task) else StepProgram if has_steps(task) else None
+        if kind is None or self._health.unable or self._health.black_hole:
             self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
             return
 
         def done() -> None:
-            self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
+            parked = steps.parked
+            told = (ExecutionEnd(ok=True, exit_code=0, parked=parked), "parked") if parked else (how, word)
+            self._loop.call_later(run_s, self._exit, fence, *told, context=self._world)
 
-        steps = StepProgram(
+        steps = kind(
             loop=self._loop,
             world=self._world,
             process=self._process,

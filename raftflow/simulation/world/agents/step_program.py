@@ -56,6 +56,11 @@ class StepProgram:
         self._plan = [planned.choice(_NAMES) for _ in range(planned.choice(_COUNTS))]
         self._over = False
 
+    @property
+    def parked(self) -> bytes:
+        """It never parks."""
+        return b""
+
     def begin(self) -> None:
         """Begin with the first step."""
         self._next()

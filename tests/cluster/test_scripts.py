@@ -126,6 +126,32 @@ def test_all_ways_to_call_take_functions_of_the_script(cluster: LocalCluster, tm
     ]
 
 
+CONTRACT = """
+import raftflow
+
+@raftflow.task(resources={"cpu": 1}, retries=3)
+def double(x): return 2 * x
+
+@raftflow.task
+def main(ctx: raftflow.Context, n: int):
+    parts = ctx.map(double, range(n))
+    text = ctx.step("ask", ask, "prompt")
+    return [sum(parts), text]
+
+def ask(prompt):
+    return prompt.upper()
+
+with raftflow.Client() as client:
+    print(sum(client.map(double, range(100))))
+    print(client.start(main, 10).result())
+"""
+
+
+def test_children_and_steps_of_a_script_run_with_its_code(cluster: LocalCluster, tmp_path: Path) -> None:
+    (tmp_path / "contract.py").write_text(CONTRACT)
+    assert run(cluster, tmp_path / "contract.py") == "9900\n[90, 'PROMPT']\n"
+
+
 LATE = """
 import raftflow
 client = raftflow.Client()

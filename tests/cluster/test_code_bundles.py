@@ -16,6 +16,7 @@ import pytest
 import raftflow
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
+from raftflow.sdk.code import FolderCode
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,13 @@ def test_an_edit_counts_from_the_next_submission_on(cluster: LocalCluster, folde
         assert after.results(timeout_s=30) == {str(number): 10 * number for number in range(4)}
         codes = {client.workflow(run.id).code for run in (before, after)}
         assert len(codes) == 2
+
+
+def test_a_bundle_that_the_cluster_has_forgotten_is_sent_again(cluster: LocalCluster, folder: Path) -> None:
+    (folder / "lib" / "part.py").write_text("factor = 7\n")
+    with client_of(cluster, folder) as client:
+        client._client._sent.add(FolderCode(folder).bundle().digest)
+        assert client.submit(scaled(range(2))).results(timeout_s=30) == {"0": 0, "1": 7}
 
 
 def test_what_a_task_does_to_its_code_changes_no_other_attempt(cluster: LocalCluster, folder: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.domain.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
+from raftflow.domain.limits import BUNDLE_BYTES_MAX
 from raftflow.domain.values.code_bundle import read_bundle
+from raftflow.sdk import code
 from raftflow.sdk.code import FolderCode
 from raftflow.sdk.errors import UsageError
 
@@ -101,20 +102,21 @@ def test_too_much_says_what_made_it_so(folder: Path) -> None:
         paths(folder)
 
 
-def test_too_many_files_say_where_they_are(folder: Path) -> None:
+def test_too_many_files_say_where_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "BUNDLE_FILES_MAX", 40)
     (folder / "cache").mkdir()
-    for number in range(BUNDLE_FILES_MAX):
+    for number in range(40):
         (folder / "cache" / str(number)).touch()
-    with pytest.raises(UsageError, match=r"more than 4000 files: .* \(most of them are in cache/\)"):
+    with pytest.raises(UsageError, match=r"more than 40 files: .* \(most of them are in cache/\)"):
         paths(folder)
 
 
 def test_an_edit_gives_another_bundle_and_nothing_else_reads_the_files_again(folder: Path) -> None:
-    code = FolderCode(folder)
-    first = code.bundle()
-    assert code.bundle() is first
+    given = FolderCode(folder)
+    first = given.bundle()
+    assert given.bundle() is first
     (folder / "main.py").write_text("import sys\n")
-    assert code.bundle().digest != first.digest
+    assert given.bundle().digest != first.digest
 
 
 def test_code_is_a_folder(folder: Path) -> None:

@@ -99,6 +99,23 @@ def test_a_chain_of_children(client: raftflow.Client, jobs: Any) -> None:
     assert client.run(jobs.chain, 30) == 30
 
 
+def test_a_fan_of_children(client: raftflow.Client, jobs: Any) -> None:
+    assert client.run(jobs.main, 1_000) == 999_000
+
+
+@pytest.mark.long
+def test_a_fan_of_a_hundred_thousand_children(client: raftflow.Client, jobs: Any) -> None:
+    assert client.run(jobs.main, 100_000) == 9_999_900_000
+
+
+@pytest.mark.long
+def test_a_chain_of_ten_thousand_children(client: raftflow.Client, jobs: Any) -> None:
+    assert client.run(jobs.chain, 10_000) == 10_000
+    run = client.start(jobs.chain_ahead, 10_000)
+    assert run.result(timeout=600) == 10_000
+    assert client.workflow(run.id).tasks.succeeded == 10_001
+
+
 def test_a_worker_that_dies_after_its_spawn_doubles_no_child(
     client: raftflow.Client, jobs: Any, tmp_path: Path
 ) -> None:

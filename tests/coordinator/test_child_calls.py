@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 
+from raftflow.coordinator.calls import child_calls
 from raftflow.domain import limits
 from raftflow.domain.contract.views import CallsRequest, FindChildren, SpawnChildren, StopChildren
 from raftflow.machine.read import children as child_reads
@@ -126,6 +128,17 @@ async def test_what_an_attempt_sees_of_its_children(parent: Parent, monkeypatch:
     rest = await parent.find(children=[(2, 3)], ends=True, begin=first.next)
     assert ([each.number for each in rest.ends], rest.next) == ([3], None)
     assert spawned.children == [1, 2, 3]
+
+
+async def test_many_children_are_counted_bit_by_bit(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_calls, "COUNTED_PER_TURN", 2)
+    await parent.spawn(*({"id": key, "command": ["true"], "resources": {"cpu": 9}} for key in "abcde"))
+    counting = asyncio.ensure_future(parent.find())
+    turns = 0
+    while not counting.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert (counting.result().total, counting.result().open) == (5, 5) and turns > 2
 
 
 async def test_children_are_cancelled_in_parts(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:

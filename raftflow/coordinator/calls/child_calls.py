@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from raftflow.domain.tasks.workflow import TaskSpec
     from raftflow.machine.machine import Machine
 
+COUNTED_PER_TURN = 10_000
+"""Children that are counted in one turn of the loop: some milliseconds."""
 _OVER = "attempt {} is over, so its children are no longer its own"
 _KINDS: dict[RejectionCode, Literal["stale", "mismatch", "limit", "invalid"]] = {
     RejectionCode.STALE_INCARNATION: "stale",
@@ -94,20 +96,20 @@ class ChildCalls:
     async def find(self, agent: str, incarnation: int, calls: list[FindChildren]) -> list[AnyAnswer]:
         """Look at children. Only what this replica does not know needs the barrier."""
         try:
-            return [self._find(agent, incarnation, call) for call in calls]
+            return [await self._find(agent, incarnation, call) for call in calls]
         except (_UnknownAttemptError, child_reads.UnknownChildError):
             await self._barrier()
         answers: list[AnyAnswer] = []
         for call in calls:
             try:
-                answers.append(self._find(agent, incarnation, call))
+                answers.append(await self._find(agent, incarnation, call))
             except _UnknownAttemptError:
                 answers.append(RefusedCall(type="stale", detail=_OVER.format(call.fence)))
             except child_reads.UnknownChildError as error:
                 answers.append(RefusedCall(type="invalid", detail=str(error)))
         return answers
 
-    def _find(self, agent: str, incarnation: int, call: FindChildren) -> ChildrenFound:
+    async def _find(self, agent: str, incarnation: int, call: FindChildren) -> ChildrenFound:
         found = child_reads.find_parent(self._machine, agent, incarnation, call.fence)
         if found is None:
             raise _UnknownAttemptError
@@ -119,7 +121,10 @@ class ChildCalls:
         if call.ends:
             answer = child_reads.ends_of(workflow, parent, ranges, call.begin)
         else:
-            answer = child_reads.count_children(workflow, parent, ranges)
+            count = child_reads.ChildCount(workflow, parent, ranges)
+            while count.count(COUNTED_PER_TURN):  # noqa: ASYNC110 - every turn does a part of the work
+                await asyncio.sleep(0)
+            answer = count.found()
         answer.numbers = numbers
         return answer
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.workflows import Workflow
 
 
+_DONE = TaskState.SUCCEEDED
+
+
 class UnknownChildError(Exception):
     """This replica knows no such child (yet). Says which."""
 
@@ -47,32 +50,49 @@ def numbers_of(workflow: Workflow, parent: Task, keys: Sequence[str]) -> list[in
     return numbers
 
 
-def count_children(workflow: Workflow, parent: Task, ranges: Positions) -> ChildrenFound:
-    """Count the children in these ranges, and show which of them ended first, and first without success.
+class ChildCount:
+    """Counts children bit by bit, and finds which of them ended first, and first without success.
 
-    Raises `UnknownChildError` for ranges beyond the workflow.
+    Entries may be applied between two bits: then it may miss that a child has ended.
     """
-    found = ChildrenFound()
-    first: Task | None = None
-    failed: Task | None = None
-    for child in _in_ranges(workflow, parent, _known_ranges(workflow, ranges)):
-        found.total += 1
-        if child.state not in FINAL:
-            found.open += 1
-            continue
-        if first is None or child.finished_ms < first.finished_ms:
-            first = child
-        if child.state is not TaskState.SUCCEEDED and (failed is None or child.finished_ms < failed.finished_ms):
-            failed = child
-    found.first = None if first is None else _as_end(first)
-    found.failed = None if failed is None else _as_end(failed)
-    return found
+
+    def __init__(self, workflow: Workflow, parent: Task, ranges: Positions) -> None:
+        """Raises `UnknownChildError` for ranges beyond the workflow."""
+        self._children = _in_ranges(workflow, parent, _known_ranges(workflow, ranges))
+        self._total = self._open = 0
+        self._first: Task | None = None
+        self._failed: Task | None = None
+
+    def count(self, children_max: int) -> bool:
+        """Look at up to so many children. False if there are no more."""
+        looked_at = 0
+        for child in islice(self._children, children_max):
+            looked_at += 1
+            if not child.finished_ms:
+                self._open += 1
+                continue
+            if self._first is None or child.finished_ms < self._first.finished_ms:
+                self._first = child
+            failed = self._failed
+            if child.state is not _DONE and (failed is None or child.finished_ms < failed.finished_ms):
+                self._failed = child
+        self._total += looked_at
+        return looked_at == children_max
+
+    def found(self) -> ChildrenFound:
+        """Return what was found."""
+        return ChildrenFound(
+            total=self._total,
+            open=self._open,
+            first=None if self._first is None else _as_end(self._first),
+            failed=None if self._failed is None else _as_end(self._failed),
+        )
 
 
 def ends_of(workflow: Workflow, parent: Task, ranges: Positions, begin: int) -> ChildrenFound:
     """Show the ends of the children in these ranges from position `begin` on, up to the first that has not ended.
 
-    As many as are small together; `next` is where the others begin. Raises `UnknownChildError` as `count_children`.
+    As many as are small together; `next` is where the others begin. Raises `UnknownChildError` as `ChildCount`.
     """
     found = ChildrenFound()
     size = 0

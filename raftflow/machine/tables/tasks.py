@@ -20,7 +20,7 @@ import msgspec
 from raftflow.domain.tasks.children import ParkMode, Positions
 from raftflow.domain.tasks.feasibility import Shape
 from raftflow.domain.tasks.program import Program
-from raftflow.domain.tasks.states import FINAL, AttemptOutcome, TaskState
+from raftflow.domain.tasks.states import AttemptOutcome, TaskState
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -168,6 +168,9 @@ def is_awaited(family: Family, position: int) -> bool:
     return found >= 0 and position <= awaits[found][1]
 
 
+_SUCCEEDED, _FAILED, _CANCELLED = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED
+
+
 class ChildCounts(NamedTuple):
     """Children in some ranges of positions."""
 
@@ -184,14 +187,19 @@ def is_over(mode: ParkMode, found: ChildCounts) -> bool:
 
 def count_children(tasks: Sequence[Task], parent: int, ranges: Positions) -> ChildCounts:
     """Count the children of the task at `parent` in these ranges."""
-    found = still_open = succeeded = 0
+    found = ended = succeeded = 0
+    # By identity: one call of `apply` may look at 100,000 tasks, and to look a member of an enum up takes long.
     for first, last in ranges:
         for child in tasks[first : last + 1]:
-            if child.origin is not None and child.origin.parent == parent:
+            origin = child.origin
+            if origin is not None and origin.parent == parent:
                 found += 1
-                still_open += child.state not in FINAL
-                succeeded += child.state is TaskState.SUCCEEDED
-    return ChildCounts(found, still_open, succeeded)
+                state = child.state
+                if state is _SUCCEEDED:
+                    succeeded += 1
+                elif state is _FAILED or state is _CANCELLED:
+                    ended += 1
+    return ChildCounts(found, found - succeeded - ended, succeeded)
 
 
 def attempt_of(task: Task, fence: int) -> Attempt:

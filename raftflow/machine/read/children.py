@@ -64,7 +64,7 @@ class ChildCount:
         self._failed: Task | None = None
 
     def count(self, children_max: int) -> bool:
-        """Look at up to so many children. False if there are no more."""
+        """Look at up to so many children. False when all are counted."""
         looked_at = 0
         for child in islice(self._children, children_max):
             looked_at += 1

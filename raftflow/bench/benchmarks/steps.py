@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +18,7 @@ from raftflow.bench.figures import summary, times_better
 from raftflow.bench.load.jobs import RUN_LIMIT_S, bench_cluster
 from raftflow.bench.load.peer import Peer
 from raftflow.bench.load.step_tasks import GO, sequence
-from raftflow.bench.load.usage import machine_load
+from raftflow.bench.load.usage import Roles, machine_load
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.client.aio import AsyncClient
 
@@ -35,19 +34,15 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Run both parts `settings.runs` times, beside the systems to compare with, and return the figures."""
     runs: list[dict[str, Any]] = []
     theirs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.versus}
-    with ExitStack() as stack:
-        peers = [stack.enter_context(Peer(name, "steps", settings)) for name in settings.versus]
-        cluster = stack.enter_context(bench_cluster(settings))
-        for peer in peers:
-            peer.suspend()
+    versions: dict[str, dict[str, str]] = {}
+    with bench_cluster(settings) as cluster:
         asyncio.run(_warm_up(settings, cluster))
         for number in range(settings.runs):
             runs.append(asyncio.run(_one_run(settings, cluster, settings.directory / f"gate{number}")))
-            for peer in peers:
-                peer.resume()
-                theirs[peer.name].append(peer.ask())
-                peer.suspend()
-        versions = {peer.name: peer.versions for peer in peers}
+            for name in settings.versus:  # started for each run: after a long suspension a cluster elects first
+                with Peer(name, "steps", settings) as peer:
+                    theirs[name].append(peer.ask())
+                    versions[name] = peer.versions
     result: dict[str, Any] = {"name": "steps", "runs": runs, **summary(runs, FIGURES), "versus": {}}
     for name, found in theirs.items():
         other = summary(found, FIGURES)
@@ -63,24 +58,35 @@ async def _warm_up(settings: Settings, cluster: LocalCluster) -> None:
     """Let workers start, and connections be made."""
     async with AsyncClient(cluster.urls) as client:
         await client.run(sequence, _WARM_UP_STEPS)
-        await _time_at_once(settings, client, settings.directory / "gate")
+        await _time_at_once(settings, client, settings.directory / "gate", cluster)
 
 
 async def _one_run(settings: Settings, cluster: LocalCluster, gate: Path) -> dict[str, Any]:
     load = machine_load()
     async with AsyncClient(cluster.urls) as client:
         found_us = sorted(await client.run(sequence, settings.tasks))
-        seconds = await _time_at_once(settings, client, gate)
+        seconds, cpu_us = await _time_at_once(settings, client, gate, cluster)
     return {
         "ms_p50": found_us[len(found_us) // 2] / 1e3,
         "ms_p99": found_us[len(found_us) * 99 // 100] / 1e3,
         "per_s": settings.at_once * settings.steps_each / seconds,
+        "cpu_us_per_step": cpu_us,
         "load_before": load,
     }
 
 
-async def _time_at_once(settings: Settings, client: AsyncClient, gate: Path) -> float:
-    """Return the seconds from the moment when all tasks may begin until all results are here. Raises `BenchError`."""
+async def _time_at_once(
+    settings: Settings, client: AsyncClient, gate: Path, cluster: LocalCluster
+) -> tuple[float, dict[str, float]]:
+    """Run many tasks at once.
+
+    Returns:
+        The seconds from the moment when all tasks may begin until all results are here, and the CPU time of each role
+        meanwhile, in microseconds for each step.
+
+    Raises:
+        BenchError: the tasks do not start, or do not succeed.
+    """
     await asyncio.to_thread(gate.mkdir)
     task = {
         "python": "raftflow.bench.load.step_tasks:gated",
@@ -94,10 +100,11 @@ async def _time_at_once(settings: Settings, client: AsyncClient, gate: Path) -> 
         if time.monotonic() > deadline_s:
             raise BenchError("not all tasks have started")
         await asyncio.sleep(_LOOK_EVERY_S)
+    roles = await asyncio.to_thread(Roles, cluster)
     began = time.perf_counter()
     await asyncio.to_thread((gate / GO).touch)
     view = await client.wait(workflow, timeout_s=RUN_LIMIT_S, check=False)
     seconds = time.perf_counter() - began
     if view.state != "succeeded":
         raise BenchError(f"the workflow ended as {view.state}: {view.tasks}")
-    return seconds
+    return seconds, roles.spent_us_each(settings.at_once * settings.steps_each)

@@ -11,19 +11,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from raftflow.bench.figures import summary, times_better
-from raftflow.bench.load.jobs import RUN_LIMIT_S, bench_cluster
+from raftflow.bench.load.jobs import RUN_LIMIT_S
 from raftflow.bench.load.peer import Peer
 from raftflow.bench.load.step_tasks import GO, sequence
 from raftflow.bench.load.usage import Roles, machine_load
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.client.aio import AsyncClient
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 if TYPE_CHECKING:
-    from raftflow.local.cluster import LocalCluster
+    from collections.abc import Iterator
 
 FIGURES: Final = ("ms_p50", "ms_p99", "per_s")
 _WARM_UP_STEPS: Final = 50
@@ -35,7 +38,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     theirs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.versus}
     versions: dict[str, dict[str, str]] = {}
-    with bench_cluster(settings) as cluster:
+    with _cluster(settings) as cluster:
         asyncio.run(_warm_up(settings, cluster))
         for number in range(settings.runs):
             runs.append(asyncio.run(_one_run(settings, cluster, settings.directory / f"gate{number}")))
@@ -52,6 +55,25 @@ def measure(settings: Settings) -> dict[str, Any]:
         result["versus"][name] = {**other, "ratio": ratios["ms_p50"], "ratios": ratios, "versions": versions[name]}
     fixed = {"slots": settings.slots, "agents": settings.agents, "at_once": settings.at_once}
     return {**result, "tasks": settings.tasks, "fixed": {**fixed, "steps_each": settings.steps_each}}
+
+
+@contextmanager
+def _cluster(settings: Settings) -> Iterator[LocalCluster]:
+    """Start three replicas, and agents that keep a worker for each of the tasks at once."""
+    cluster = LocalCluster.create(settings.directory, ClusterOptions(agents=0, lease_ms=10_000))
+    file = settings.directory / "agents.toml"
+    try:
+        cluster.start()
+        kept = f"workers_idle_max = {settings.at_once}\nworkers_idle_max_mib = 16384\nworker_idle_max_s = 600\n"
+        file.write_text(f"[agent]\n{kept}", encoding="utf-8")
+        cpus = settings.slots / settings.agents
+        for number in range(settings.agents):
+            arguments = ["--cpus", f"{cpus:g}", "--memory", "8GiB", "--prefetch", str(settings.prefetch)]
+            cluster.add_agent(f"a{number + 1}", [*arguments, "--config", str(file)])
+        cluster.wait_agents()
+        yield cluster
+    finally:
+        cluster.down()
 
 
 async def _warm_up(settings: Settings, cluster: LocalCluster) -> None:

@@ -48,14 +48,49 @@ class _Answer(msgspec.Struct):
     error: _Error | None = None
 
 
+class _Occurrence(msgspec.Struct):
+    occurrence: int
+
+
+_decode_occurrence = msgspec.json.Decoder(_Occurrence).decode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Answer).decode
+
+
+class RunningStep:
+    """A step that runs. `occurrence` is None while it runs without having been begun at the agent."""
+
+    __slots__ = ("function", "name", "occurrence")
+
+    def __init__(self, name: str, function: str) -> None:
+        self.name = name
+        self.function = function
+        self.occurrence: int | None = None
+
+
+class StepOrder:
+    """Which steps run, and whether the next one has to be begun at the agent.
+
+    The agent counts the occurrences of a name in the order in which steps begin. While nothing else runs, and the
+    agent knows that no record can be found, a step runs unasked and takes its occurrence with its record: one request
+    in place of two. Before another step begins, the one that runs unasked is begun.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        """Held while occurrences are given out."""
+        self.unasked = 0
+        """How many steps may still run without being begun."""
+        self.running = 0
+        self.alone: RunningStep | None = None
+        """The step that runs without having been begun."""
 
 
 class AttemptSocket:
     """Asks the agent, for the attempt that runs in this process."""
 
     def __init__(self, path: str) -> None:
+        self.order = StepOrder()
         self._path = path
         self._pid = os.getpid()
         self._slots = threading.BoundedSemaphore(_THREADS_MAX)
@@ -87,6 +122,23 @@ class AttemptSocket:
             connecting = self._loops[loop] = loop.create_task(_LoopConnection.open(self._connect()))
         stream = await asyncio.shield(connecting)
         return _told(await stream.ask(name, fields))
+
+    def begin_alone(self, *, last: bool = False) -> None:
+        """Begin the step that runs unasked, if there is one. With `last` no further one runs unasked for now."""
+        order = self.order
+        if order.alone is None and not (last and order.unasked):
+            return
+        with order.lock:
+            self.begin_alone_locked()
+            if last:
+                order.unasked = 0
+
+    def begin_alone_locked(self) -> None:
+        """Do so while the lock of the order is held: that step comes before what begins next."""
+        step, self.order.alone = self.order.alone, None
+        if step is not None:
+            begun = self.call("step", {"name": step.name, "function": step.function})
+            step.occurrence = _decode_occurrence(begun).occurrence
 
     def close(self) -> None:
         """Close all connections."""

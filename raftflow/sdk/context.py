@@ -80,6 +80,7 @@ class Context:
         if socket is None:
             time.sleep(seconds)
         else:
+            socket.begin_alone()
             socket.call("sleep", {"seconds": seconds, "name": name})
 
     async def sleep_async(self, seconds: float, *, name: str = "raftflow.sleep") -> None:
@@ -90,6 +91,7 @@ class Context:
         if socket is None:
             await asyncio.sleep(seconds)
         else:
+            socket.begin_alone()
             await socket.call_async("sleep", {"seconds": seconds, "name": name})
 
     def spawn(
@@ -223,6 +225,7 @@ class Context:
             return make()
         import msgspec  # noqa: PLC0415 - as above
 
+        socket.begin_alone()
         return msgspec.json.decode(socket.call(call, {}), type=dict[str, float])["result"]
 
 

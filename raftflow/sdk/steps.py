@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ import msgspec
 
 from raftflow.domain.limits import FUNCTION_CHARS_MAX, STEP_RESULT_BYTES_MAX
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
+from raftflow.sdk.attempt_socket import RunningStep
 from raftflow.sdk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ _PLAIN: Final = (str, int, float, bool, type(None))
 class _Begun(msgspec.Struct):
     known: bool
     occurrence: int
+    unasked: int = 0
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
 
 
@@ -49,19 +52,62 @@ def run(
     """Run a step, or return what an earlier attempt has recorded. A coroutine for a coroutine function."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "function", None)):
         return _run_async(socket, name, function, args, kwargs)
-    key = {"name": name, "function": function_name(function)}
-    begun = _decode_begun(socket.call("step", key))
-    if begun.known:
-        return decode_json(bytes(begun.result))
-    place = {"name": name, "occurrence": begun.occurrence}
+    step = RunningStep(name, function_name(function))
+    known = _begin(socket, step)
+    if known is not None:
+        return decode_json(known)
+    order = socket.order
     try:
-        value = function(*args, **kwargs)
-        encoded = _encode_result(name, value)
-    except Exception:
-        socket.call("fail", place)
-        raise
-    recorded = socket.call("record", {**key, **place, "result": msgspec.Raw(encoded)})
+        try:
+            value = function(*args, **kwargs)
+            encoded = _encode_result(name, value)
+        except Exception:
+            with order.lock:
+                if order.alone is step:
+                    order.alone = None  # it has no occurrence to give back
+            if step.occurrence is not None:
+                socket.call("fail", {"name": name, "occurrence": step.occurrence})
+            raise
+        recorded = _record(socket, step, encoded)
+    finally:
+        with order.lock:
+            order.running -= 1
+            if order.alone is step:
+                order.alone = None
     return _result(value, encoded, recorded)
+
+
+def _begin(socket: AttemptSocket, step: RunningStep) -> bytes | None:
+    """Begin a step: return its record, or None if it has to run. Then it counts as running."""
+    order = socket.order
+    with order.lock:
+        if order.unasked and not order.running:
+            order.unasked -= 1
+            order.running += 1
+            order.alone = step
+            return None
+        socket.begin_alone_locked()
+        begun = _decode_begun(socket.call("step", {"name": step.name, "function": step.function, "unasked": True}))
+        order.unasked = begun.unasked
+        if begun.known:
+            return bytes(begun.result)
+        step.occurrence = begun.occurrence
+        order.running += 1
+        return None
+
+
+def _record(socket: AttemptSocket, step: RunningStep, encoded: bytes) -> bytes:
+    fields = {"name": step.name, "function": step.function, "result": msgspec.Raw(encoded)}
+    order = socket.order
+    order.lock.acquire()
+    if order.alone is not step:
+        order.lock.release()
+        return socket.call("record", {**fields, "occurrence": step.occurrence})
+    try:  # no step begins before this one has its occurrence
+        return socket.call("record", fields)
+    finally:
+        order.alone = None
+        order.lock.release()
 
 
 async def _run_async(
@@ -72,6 +118,8 @@ async def _run_async(
     kwargs: dict[str, Any],
 ) -> Any:
     key = {"name": name, "function": function_name(function)}
+    if socket.order.unasked or socket.order.alone is not None:
+        await asyncio.to_thread(socket.begin_alone, last=True)
     begun = _decode_begun(await socket.call_async("step", key))
     if begun.known:
         return decode_json(bytes(begun.result))

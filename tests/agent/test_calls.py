@@ -17,7 +17,7 @@ from raftflow.agent.calls import steps as calls_steps
 from raftflow.agent.calls.attempt import CallingAttempt
 from raftflow.agent.calls.requests import LINE_BYTES_MAX
 from raftflow.agent.calls.socket import CONNECTIONS_MAX, HELD_BYTES_MAX, PENDING_MAX, CallSocket
-from raftflow.agent.calls.steps import READ_AHEAD_MAX, AttemptSteps
+from raftflow.agent.calls.steps import READ_AHEAD_MAX, UNASKED_MAX, AttemptSteps
 from raftflow.agent.exchange.call_channel import CallChannel
 from raftflow.agent.exchange.leader import LeaderNotFoundError, RefusedError, StaleIncarnationError
 from raftflow.domain.contract.views import (
@@ -426,3 +426,13 @@ async def test_calls_of_an_attempt_that_is_over_are_dropped() -> None:
     assert await asked(channel, call("c", 2)) == [StepRecorded()]
     assert told == [] and ["b"] not in [names for _, names in door.requests]
     await channel.close()
+
+
+async def test_steps_that_cannot_have_a_record_need_not_be_begun(
+    tmp_path: Path, listening: CallSocket, leader: Leader
+) -> None:
+    client = Client(tmp_path / "s")
+    begun = await client.ask(call="step", name="a", unasked=True)
+    assert begun == {"known": False, "occurrence": 1, "unasked": UNASKED_MAX}
+    assert await client.ask(call="record", name="a", result=1) == {}
+    assert [(call.name, call.occurrence) for call in leader.calls] == [("a", 2)]

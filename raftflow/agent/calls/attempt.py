@@ -116,7 +116,10 @@ class CallingAttempt:
     def _begin_step(self, request: BeginStep, write: Write) -> None:
         def found(occurrence: int, known: KnownStep | None) -> None:
             if known is None:
-                write(accept(request.id, {"known": False, "occurrence": occurrence}))
+                begun: dict[str, Any] = {"known": False, "occurrence": occurrence}
+                if request.unasked:
+                    begun["unasked"] = self._steps.unasked
+                write(accept(request.id, begun))
             else:
                 write(accept(request.id, {"known": True, "occurrence": occurrence, "result": known.result}))
 
@@ -134,15 +137,22 @@ class CallingAttempt:
         self._channel.send(call, told)
 
     def _finish_step(self, request: FinishStep, write: Write) -> None:
-        key = (request.name, request.occurrence)
-        fault = result_fault(bytes(request.result)) if self._steps.is_begun(key) else _not_begun(key)
+        name, occurrence = request.name, request.occurrence
+        fault = result_fault(bytes(request.result))
+        if fault is None and occurrence is None and self._steps.unasked:
+            occurrence = self._steps.begin(name)
+        elif fault is None and (occurrence is None or not self._steps.is_begun((name, occurrence))):
+            fault = _not_begun((name, occurrence))
         if fault is not None:
             write(refuse(request.id, "invalid", fault))
             return
+        if occurrence is None:
+            write(refuse(request.id, "limit", _TOO_MANY))
+            return
         call = RecordStep(
             fence=self.fence,
-            name=request.name,
-            occurrence=request.occurrence,
+            name=name,
+            occurrence=occurrence,
             function=request.function,
             result=request.result,
         )
@@ -230,5 +240,8 @@ def _mismatch(known: KnownStep, function: str) -> str:
     )
 
 
-def _not_begun(key: tuple[str, int]) -> str:
-    return f"occurrence {key[1]} of step {key[0]!r} was not begun by this attempt: begin it with the call `step`"
+def _not_begun(key: tuple[str, int | None]) -> str:
+    name, occurrence = key
+    if occurrence is None:
+        return f"step {name!r} may have a record: begin it with the call `step`, and record it under its occurrence"
+    return f"occurrence {occurrence} of step {name!r} was not begun by this attempt: begin it with the call `step`"

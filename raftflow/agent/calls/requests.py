@@ -29,13 +29,16 @@ class BeginStep(_AttemptRequest, tag="step"):
 
     name: StepName
     function: FunctionName = ""
+    unasked: bool = False
+    """Ask as well how many of the next steps need no such request."""
 
 
 class FinishStep(_AttemptRequest, tag="record"):
     """Record a step that was begun. The answer comes when the record is committed."""
 
     name: StepName
-    occurrence: Occurrence
+    occurrence: Occurrence | None = None
+    """None for a step that was not begun by a request: it takes the next occurrence of its name."""
     function: FunctionName = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
 

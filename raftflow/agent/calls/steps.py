@@ -17,6 +17,8 @@ Key = tuple[str, int]
 """Name and occurrence."""
 
 READ_AHEAD_MAX: Final = 1_024
+UNASKED_MAX: Final = 500
+"""Steps that an attempt may run without asking before, until it asks for the next one."""
 READ_AHEAD_BYTES_MAX: Final = 1 << 20
 
 
@@ -83,6 +85,13 @@ class AttemptSteps:
     def must_ask(self) -> bool:
         """True if the coordinator may have a record that did not come yet."""
         return self._recorded < 0 or self._recorded > self._found + len(self._ahead)
+
+    @property
+    def unasked(self) -> int:
+        """How many steps the attempt may run without asking before: none of them can have a record."""
+        if self.must_ask or self._ahead:
+            return 0
+        return min(UNASKED_MAX, STEPS_PER_TASK_MAX - self._given)
 
     def learn(self, steps: list[KnownStep]) -> None:
         """Take what a lookup brought: the record that was asked for, and those after it."""

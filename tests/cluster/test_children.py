@@ -104,11 +104,13 @@ def test_a_fan_of_children(client: raftflow.Client, jobs: Any) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_800)
 def test_a_fan_of_a_hundred_thousand_children(client: raftflow.Client, jobs: Any) -> None:
     assert client.run(jobs.main, 100_000) == 9_999_900_000
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_800)
 def test_a_chain_of_ten_thousand_children(client: raftflow.Client, jobs: Any) -> None:
     assert client.run(jobs.chain, 10_000) == 10_000
     run = client.start(jobs.chain_ahead, 10_000)

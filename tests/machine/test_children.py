@@ -12,7 +12,7 @@ from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import TaskSpec
 from raftflow.machine.machine import Machine
-from raftflow.machine.read import queries
+from raftflow.machine.read import children, queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.rules.step_limits import StepLimits
 
@@ -706,3 +706,49 @@ def test_bounds_of_families_are_invariants(spawned, monkeypatch):
     ):
         monkeypatch.setattr(limits, name, 0)
         assert any(problem in found for found in check(spawned.machine))
+
+
+# --- what an attempt sees
+
+
+def _counted(drive, *ranges, bit=100):
+    workflow = drive.machine.state.workflows["wf-1"]
+    count = children.ChildCount(workflow, workflow.tasks[0], ranges)
+    while count.count(bit):
+        pass
+    return count.found()
+
+
+def test_an_attempt_sees_its_children(drive, monkeypatch):
+    fence = start(drive)
+    drive.spawn(fence, "a", "b", "c", "d")
+    a, b, c = drive.place(1, 2, 3)
+    drive.now_ms += 5
+    drive.finish(c, result=b"3")
+    drive.now_ms += 5
+    drive.finish(a, "failed", error="no")
+    drive.now_ms += 5
+    drive.finish(b, "failed", error="not either")
+    found = _counted(drive, (0, 4), bit=2)
+    assert (found.total, found.open, found.first.number, found.failed.error) == (4, 1, 3, "no")
+    found = _counted(drive, (4, 4))
+    assert (found.total, found.open, found.first, found.failed) == (1, 1, None, None)
+    with pytest.raises(children.UnknownChildError, match="has no task at 5"):
+        _counted(drive, (5, 5))
+    workflow, parent = children.find_parent(drive.machine, "a1", 1, fence)
+    assert children.numbers_of(workflow, parent, ["b", "a"]) == [2, 1]
+    with pytest.raises(children.UnknownChildError, match="has no child with the key 'z'"):
+        children.numbers_of(workflow, parent, ["z"])
+    ends = children.ends_of(workflow, parent, ((1, 4),), 0)
+    assert [(each.number, each.state, bytes(each.result)) for each in ends.ends] == [
+        (1, "failed", b"null"),
+        (2, "failed", b"null"),
+        (3, "succeeded", b"3"),
+    ]
+    assert ends.next is None
+    assert len(children.ends_of(workflow, parent, ((1, 3),), 2).ends) == 2
+    monkeypatch.setattr(children, "INPUTS_PIECE_COUNT_MAX", 2)
+    assert children.ends_of(workflow, parent, ((0, 1), (2, 4)), 0).next == 3
+    assert [each.number for each in children.ends_of(workflow, parent, ((0, 1), (2, 4)), 3).ends] == [3]
+    assert children.find_parent(drive.machine, "a9", 1, fence) is None
+    assert children.find_parent(drive.machine, "a1", 2, fence) is None

@@ -124,6 +124,12 @@ def test_what_may_be_told_stays_as_it_is() -> None:
     assert msgspec.json.encode(end) == before
 
 
+def test_a_parked_attempt_says_what_it_waits_for() -> None:
+    end = end_of(outcome="parked", result=msgspec.Raw(b'{"children":[[1,2]]}'))
+    judge_end(end)
+    assert bytes(end.result) == b'{"children":[[1,2]]}'
+
+
 def test_a_failure_carries_no_result_and_texts_and_numbers_within_their_bounds() -> None:
     end = end_of(
         outcome="failed",

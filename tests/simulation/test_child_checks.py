@@ -100,6 +100,6 @@ def test_programs_are_told_what_there_is(family: Family) -> None:
     family.attempts.states[A] = "succeeded"
     family.attempts.results[A] = b"1"
     family.checks.child_end_told(PARENT, "t:a", "succeeded", b"2")
-    machine: Any = SimpleNamespace(state=SimpleNamespace(workflows={"wf": SimpleNamespace(by_id={"t": 0})}))
+    machine: Any = SimpleNamespace(tables=SimpleNamespace(workflows={"wf": SimpleNamespace(by_id={"t": 0})}))
     family.checks.check_end("n1", machine)
     assert family.found == ["wrong child", "wrong child", "child lost"]

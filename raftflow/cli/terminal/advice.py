@@ -28,6 +28,7 @@ _ADVICE: dict[WaitingKind, str] = {
     "next": "nothing; if this does not change within seconds, `raftflow cluster status` shows whether there is a "
     "leader",
     "queued": "nothing; it starts when those before it have ended",
+    "children": "look at what it waits for: `raftflow task explain {workflow} {first}`",
 }
 _FAILED = (
     "read `raftflow task logs {workflow} {task} --stderr`, correct the cause, then `raftflow workflow retry "

@@ -130,6 +130,6 @@ class ChildChecks:
     def check_end(self, name: str, machine: Machine) -> None:
         """Every child of which a program was told is in the state of a replica, unless its workflow was forgotten."""
         for workflow_id, child_id in self._told:
-            workflow = machine.state.workflows.get(workflow_id)
+            workflow = machine.tables.workflows.get(workflow_id)
             if workflow is not None and child_id not in workflow.by_id:
                 self._violation("child lost", f"{name} lacks {workflow_id}/{child_id}")

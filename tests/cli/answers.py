@@ -9,7 +9,7 @@ VIEW = {
     "name": "w",
     "state": "succeeded",
     "tasks": {
-        **dict.fromkeys(("failed", "running", "ready", "waiting", "cancelled", "cached"), 0),
+        **dict.fromkeys(("failed", "running", "ready", "waiting", "cancelled", "cached", "parked"), 0),
         "total": 2,
         "succeeded": 2,
     },
@@ -17,6 +17,7 @@ VIEW = {
     "finished_at": "2026-01-01T00:00:09Z",
     "priority": 50,
     "warnings": [],
+    "code": None,
     "levels": 2,
     "critical_path": ["s", "t"],
     "critical_path_s": 3.5,

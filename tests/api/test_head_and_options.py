@@ -22,7 +22,7 @@ LONG = 9_000
 
 
 def get_paths(workflow: str) -> list[str]:
-    parts = {"id": workflow, "task": "a", "fence": "1"}
+    parts = {"id": workflow, "task": "a", "fence": "1", "digest": "0" * 64}
     paths = [operation.path for operation in OPERATIONS if operation.method == "GET"]
     return [path.replace("/v1/agents/{id}", "/v1/agents/a1").format(**parts) for path in paths]
 

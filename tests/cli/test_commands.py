@@ -30,6 +30,7 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
         "workflow",
         "task",
         "cache",
+        "bundle",
         "ledger",
         "audit",
         "snapshot",

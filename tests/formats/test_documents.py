@@ -440,7 +440,7 @@ def test_the_reference_names_every_key() -> None:
     named = {
         key for cell in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)
     }
-    assert named == {*READERS, "name", "priority", "on_failure", "max_parallel", "defaults", "tasks"}
+    assert named == {*READERS, "name", "priority", "on_failure", "max_parallel", "code", "defaults", "tasks"}
 
 
 @pytest.mark.parametrize("depth", [1, 63, 64, 65, 66, 500, 5_000])

@@ -28,12 +28,16 @@ from raftflow.domain.contract.views import (
     HEADER_TERM,
     Problem,
 )
+from raftflow.domain.values.code_bundle import DIGEST_PATTERN
 from raftflow.formats import schema
 
 _REF = "#/components/schemas/{name}"
 _NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": limits.NAME_CHARS_MAX}
 _BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
-_PATH_SCHEMAS = {"fence": {"type": "integer", "minimum": 0, "maximum": limits.NUMBER_MAX}}
+_PATH_SCHEMAS = {
+    "fence": {"type": "integer", "minimum": 0, "maximum": limits.NUMBER_MAX},
+    "digest": {"type": "string", "pattern": f"^{DIGEST_PATTERN}$"},
+}
 """Of parts of a path that are not names."""
 
 

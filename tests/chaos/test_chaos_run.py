@@ -144,10 +144,7 @@ def test_nothing_stays_behind_when_the_nemesis_is_ended_in_a_fault(tmp_path: Pat
     directory = tmp_path / "run"
     argv = chaos(directory, 5.0, ["pause-majority"], "--seed", "3")
     with (tmp_path / "said").open("wb") as said:
-        # A job in the background of a script ignores SIGINT, and its children inherit that.
-        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         nemesis = subprocess.Popen(argv, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
-        signal.signal(signal.SIGINT, handler)
     try:
         eventually(lambda: b"pause-majority on" in (tmp_path / "said").read_bytes(), 60.0, "no fault begins")
         cluster = LocalCluster.load(directory / "cluster")

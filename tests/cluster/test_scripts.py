@@ -34,6 +34,20 @@ def start(cluster: LocalCluster, script: Path) -> subprocess.Popen[str]:
     )
 
 
+def wait_for_calls(cluster: LocalCluster, program: subprocess.Popen[str], eventually: Callable[..., Any]) -> None:
+    """Wait until ten calls have succeeded. If that does not come true, say what the program said."""
+    try:
+        with cluster.client() as client:
+            eventually(
+                lambda: any(view.tasks.succeeded >= 10 for view in client.workflows(limit=1)), what="ten calls"
+            )
+            return
+    except AssertionError as error:
+        program.kill()
+        told, errors = program.communicate(timeout=10)
+        pytest.fail(f"{error}\n{told}\n{errors}")
+
+
 def run(cluster: LocalCluster, script: Path) -> str:
     program = start(cluster, script)
     told, errors = program.communicate(timeout=90)
@@ -62,10 +76,7 @@ def test_a_scripts_own_function_is_mapped_while_a_leader_and_an_agent_die(
     (tmp_path / "part.py").write_text("def factor():\n    return 2\n")
     (tmp_path / "loop.py").write_text(LOOP)
     program = start(cluster, tmp_path / "loop.py")
-    with cluster.client() as client:
-        eventually(
-            lambda: any(view.tasks.succeeded >= 10 for view in client.workflows(limit=1)), what="the first calls"
-        )
+    wait_for_calls(cluster, program, eventually)
     leader, agent = cluster.wait_leader(), cluster.agent_names[0]
     cluster.kill(leader)
     cluster.kill(agent)
@@ -241,10 +252,8 @@ def _run_on_machines(cluster: LocalCluster, made: Machines, tmp_path: Path, even
     (tmp_path / "part.py").write_text("def factor():\n    return 2\n")
     (tmp_path / "machines.py").write_text(MACHINES)
     program = start(cluster, tmp_path / "machines.py")
-    with cluster.client() as client:
-        eventually(
-            lambda: any(view.tasks.succeeded >= 10 for view in client.workflows(limit=1)), what="the first calls"
-        )
+    with cluster.client():
+        wait_for_calls(cluster, program, eventually)
         silent = cluster.replica_names.index(cluster.wait_leader())
         made.silence(silent)
         told, errors = program.communicate(timeout=90)

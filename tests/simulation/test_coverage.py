@@ -35,8 +35,8 @@ from raftflow.simulation.plan import FAMILIES, SeedPlan, make_plan
 from raftflow.simulation.run import RunOptions, World
 from raftflow.simulation.world.loop import VirtualLoop
 
-FIRST_SEEDS = (135, 196, 252, 24, 205, 198, 12, 17, 195, 117, 26, 99, 52)
-"""These showed everything when they were chosen, in four seconds."""
+FIRST_SEEDS = (180, 135, 115, 17, 252, 168, 195, 60, 142, 63, 26, 3, 187, 123, 141)
+"""These showed everything when they were chosen, in a quarter of a minute."""
 SEEDS = [
     *FIRST_SEEDS,
     *range(27),

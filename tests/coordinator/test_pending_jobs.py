@@ -121,3 +121,28 @@ async def test_a_process_takes_the_place_of_an_agent_with_many_attempts(small: A
     assert isinstance(reply, AgentAccepted)
     assert reply.incarnation == 2
     await one.until(lambda: counts(one, TaskState.READY) + counts(one, TaskState.RUNNING) == 3)
+
+
+async def test_a_job_that_begins_before_a_held_read_goes_on_is_waited_for_too() -> None:
+    """One entry ends the last job, and the next one begins another, before the read has its turn."""
+    jobs = {"wf-1": 1}
+
+    class Workflows:
+        def get(self, name: str) -> Any:
+            return type("Workflow", (), {"jobs": jobs[name]})
+
+    machine: Any = type("Machine", (), {"tables": type("Tables", (), {"workflows": Workflows()})})
+    pending = PendingJobs(machine, timeout_s=20.0, not_leading=NoLeaderError)
+    reading = asyncio.create_task(pending.wait(of_workflow("wf-1")))
+    await asyncio.sleep(0)
+    jobs["wf-1"] = 0
+    pending.on_applied()
+    jobs["wf-1"] = 1
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not reading.done() and pending.count == 1
+    jobs["wf-1"] = 0
+    pending.on_applied()
+    async with asyncio.timeout(5):
+        await reading
+    assert pending.count == 0

@@ -73,21 +73,23 @@ class PendingJobs:
 
         Raises `OutcomeUnknownError` after the time-out, and another `ProposeError` if this replica stops to lead.
         """
-        if not self.is_pending(subject):
-            return
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._held.setdefault(subject, {})[done] = None
-        try:
-            await asyncio.wait((done,), timeout=self._timeout_s)
-        finally:
-            held = self._held.get(subject, {})
-            held.pop(done, None)
-            if not held:
-                self._held.pop(subject, None)
-        if not done.done():
-            raise OutcomeUnknownError(f"an earlier change of {' '.join(subject)} is still being carried out")
-        if not done.result():
-            raise self._not_leading()
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._timeout_s
+        # Between the entry that ends the last job and the turn of the reader, another entry may begin the next job.
+        while self.is_pending(subject):
+            done: asyncio.Future[bool] = loop.create_future()
+            self._held.setdefault(subject, {})[done] = None
+            try:
+                await asyncio.wait((done,), timeout=max(0.0, until_s - loop.time()))
+            finally:
+                held = self._held.get(subject, {})
+                held.pop(done, None)
+                if not held:
+                    self._held.pop(subject, None)
+            if not done.done():
+                raise OutcomeUnknownError(f"an earlier change of {' '.join(subject)} is still being carried out")
+            if not done.result():
+                raise self._not_leading()
 
     async def propose_until_taken(self, subject: Subject, propose: Callable[[], Awaitable[AnyReply]]) -> AnyReply:
         """Propose a command again each time that it is refused because of an earlier one that is not done.

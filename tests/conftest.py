@@ -18,6 +18,15 @@ os.environ.pop("COLUMNS", None)  # would set the width of every table
 sys.path.append(str(Path(__file__).parent))  # for transcripts.py, which several directories import
 
 
+_SAFE_PATH = "PYTHONSAFEPATH" in os.environ
+
+
+def pytest_runtest_teardown() -> None:
+    """Campaigns leave this variable to their child processes; programs of later tests find modules beside them."""
+    if not _SAFE_PATH:
+        os.environ.pop("PYTHONSAFEPATH", None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regenerate-transcripts",

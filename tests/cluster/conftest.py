@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import pytest
 
+import raftflow
 from raftflow.demo.main import read_audit
 from raftflow.domain.contract.views import AuditLine, AuditTransition
 from raftflow.local.cluster import LocalCluster
@@ -36,6 +40,43 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., LocalCluster]]:
     yield make
     for cluster in made:
         cluster.down()
+
+
+USER_MODULES = Path(__file__).parents[1] / "sdk"
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """One for all tests of a module, as its OPTIONS say. Its agents find the modules of users in `tests/sdk`."""
+    options = getattr(request.module, "OPTIONS", ClusterOptions())
+    made = LocalCluster.create(tmp_path_factory.mktemp("cluster") / "cluster", options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(USER_MODULES))
+        made.start()
+        made.wait_leader()
+        made.wait_agents()
+        yield made
+        made.down()
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[raftflow.Client]:
+    """A client of that cluster."""
+    with cluster.client() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def jobs(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The module of a user that the module of the tests names in JOBS, under the name by which agents import it."""
+    name: str = request.module.JOBS
+    spec = importlib.util.spec_from_file_location(name, USER_MODULES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[name]
 
 
 @pytest.fixture

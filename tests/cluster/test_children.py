@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,40 +14,9 @@ import raftflow
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
 
-FOLDER = Path(__file__).parents[1] / "sdk"
-
-
-@pytest.fixture(scope="module")
-def jobs() -> Iterator[ModuleType]:
-    """The module of a user, under the name by which agents import it."""
-    spec = importlib.util.spec_from_file_location("child_jobs", FOLDER / "child_jobs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["child_jobs"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["child_jobs"]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A cluster whose agents have eight slots together."""
-    made = LocalCluster.create(
-        tmp_path_factory.mktemp("children") / "cluster", ClusterOptions(agents=2, agent_cpus=4)
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(FOLDER))
-        made.start()
-        made.wait_leader()
-        made.wait_agents()
-        yield made
-        made.down()
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[raftflow.Client]:
-    with cluster.client() as made:
-        yield made
+JOBS = "child_jobs"
+OPTIONS = ClusterOptions(agents=2, agent_cpus=4)
+"""The agents have eight slots together."""
 
 
 def test_the_example_of_the_contract(client: raftflow.Client, jobs: Any) -> None:

@@ -18,16 +18,7 @@ from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
 
 NAMES = sorted(raftflow._MODULES)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    made = LocalCluster.create(tmp_path_factory.mktemp("doctests") / "cluster", ClusterOptions(agents=1))
-    made.start()
-    made.wait_leader()
-    made.wait_agents()
-    yield made
-    made.down()
+OPTIONS = ClusterOptions(agents=1)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,7 @@ import raftflow
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
 
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    made = LocalCluster.create(tmp_path_factory.mktemp("examples") / "cluster", ClusterOptions(lease_ms=2_000))
-    made.start()
-    made.wait_leader()
-    made.wait_agents()
-    yield made
-    made.down()
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[raftflow.Client]:
-    with cluster.client() as made:
-        yield made
+OPTIONS = ClusterOptions(lease_ms=2_000)
 
 
 def arguments(name: str, folder: Path) -> tuple[Any, ...]:

@@ -4,58 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import importlib.util
-import os
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 import raftflow
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.cluster_file import ClusterOptions
 
-FOLDER = Path(__file__).parents[1] / "sdk"
+JOBS = "sdk_jobs"
 CALLS = 300
-
-
-@pytest.fixture(scope="module")
-def jobs() -> Iterator[ModuleType]:
-    """The module of a user, under the name by which agents import it."""
-    spec = importlib.util.spec_from_file_location("sdk_jobs", FOLDER / "sdk_jobs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["sdk_jobs"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["sdk_jobs"]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    made = LocalCluster.create(tmp_path_factory.mktemp("sdk") / "cluster", ClusterOptions())
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(FOLDER)
-    try:
-        made.start()
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
-    made.wait_leader()
-    made.wait_agents()
-    yield made
-    made.down()
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[raftflow.Client]:
-    with cluster.client() as made:
-        yield made
 
 
 def test_a_call_runs_on_the_cluster_with_the_options_of_its_function(client: raftflow.Client, jobs: Any) -> None:

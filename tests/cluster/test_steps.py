@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 import raftflow
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.cluster_file import ClusterOptions
 
-FOLDER = Path(__file__).parents[1] / "sdk"
-PROGRAMS = FOLDER / "programs"
-
-
-@pytest.fixture(scope="module")
-def jobs() -> Iterator[ModuleType]:
-    """The module of a user, under the name by which agents import it."""
-    spec = importlib.util.spec_from_file_location("step_jobs", FOLDER / "step_jobs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["step_jobs"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["step_jobs"]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    made = LocalCluster.create(tmp_path_factory.mktemp("steps") / "cluster", ClusterOptions())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(FOLDER))
-        made.start()
-        made.wait_leader()
-        made.wait_agents()
-        yield made
-        made.down()
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[raftflow.Client]:
-    with cluster.client() as made:
-        yield made
+JOBS = "step_jobs"
+PROGRAMS = Path(__file__).parents[1] / "sdk" / "programs"
 
 
 def lines(path: Path) -> list[str]:

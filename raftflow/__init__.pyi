@@ -11,20 +11,31 @@ from raftflow.client.errors import OutcomeUnknown as OutcomeUnknown
 from raftflow.client.errors import Refused as Refused
 from raftflow.client.errors import TaskFailed as TaskFailed
 from raftflow.client.errors import Unreachable as Unreachable
-from raftflow.client.errors import WaitTimeout as WaitTimeout
 from raftflow.client.errors import WorkflowFailed as WorkflowFailed
 from raftflow.sdk.attempt_socket import CallRefused as CallRefused
 from raftflow.sdk.builder import TaskRef as TaskRef
 from raftflow.sdk.builder import Workflow as Workflow
 from raftflow.sdk.children import ChildFailed as ChildFailed
 from raftflow.sdk.children import ChildHandle as ChildHandle
-from raftflow.sdk.children import TaskParked as TaskParked
 from raftflow.sdk.context import Context as Context
 from raftflow.sdk.context import current as current
-from raftflow.sdk.context import progress as progress
+from raftflow.sdk.effects import NOT_DONE as NOT_DONE
+from raftflow.sdk.effects import UNKNOWN as UNKNOWN
+from raftflow.sdk.effects import EffectAnswer as EffectAnswer
+from raftflow.sdk.effects import EffectDone as EffectDone
+from raftflow.sdk.effects import EffectFailed as EffectFailed
+from raftflow.sdk.effects import NotDone as NotDone
+from raftflow.sdk.effects import RunningEffect as RunningEffect
+from raftflow.sdk.effects import current_effect as current_effect
+from raftflow.sdk.effects import done as done
 from raftflow.sdk.errors import ClientError as ClientError
+from raftflow.sdk.errors import TaskParked as TaskParked
 from raftflow.sdk.errors import UsageError as UsageError
+from raftflow.sdk.errors import WaitTimeout as WaitTimeout
 from raftflow.sdk.functions import TaskFunction as TaskFunction
 from raftflow.sdk.functions import task as task
+from raftflow.sdk.progress import progress as progress
+from raftflow.sdk.waits import Approval as Approval
+from raftflow.sdk.waits import SignalInvalid as SignalInvalid
 
 __version__: str

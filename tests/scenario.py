@@ -292,7 +292,15 @@ class Scenario:
 
     def do_explain(self, command: TranscriptCommand) -> Iterator[str]:
         workflow_id, _, task_id = command.arguments[0].partition("/")
-        told = explain(self.machine, self.planner, workflow_id, task_id, now_ms=self.now_ms)
+        told = explain(
+            self.machine,
+            self.planner,
+            workflow_id,
+            task_id,
+            now_ms=self.now_ms,
+            usage=UsageStore(),
+            missing_code=lambda _: False,
+        )
         assert told is not None
         yield told.reason
         for each in told.candidates:

@@ -61,7 +61,8 @@ def text_of(node: ast.AST) -> str | None:
 def written() -> list[str]:
     """Return every string of the product's programs but the docstrings."""
     found = []
-    for file in (file for package in PROGRAMS for file in (SOURCE / package).rglob("*.py")):
+    modules = [*SOURCE.glob("*.py"), *(file for package in PROGRAMS for file in (SOURCE / package).rglob("*.py"))]
+    for file in modules:
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         for node in nodes:

@@ -36,7 +36,15 @@ def test_a_script_says_in_its_first_lines_what_it_does(name):
     assert re.match(r'(# |""")[A-Z]', says), says
 
 
-MODULES = {"scripts/checks/sources.py", "scripts/chaos/odd_requests_hooks.py"}
+MODULES = {
+    "scripts/checks/sources.py",
+    "scripts/chaos/odd_requests_hooks.py",
+    "scripts/chaos/kill_lines.py",
+    "scripts/chaos/kill_runs.py",
+    "scripts/chaos/step_kills_tasks.py",
+    "scripts/chaos/wait_kills_people.py",
+    "scripts/chaos/wait_kills_tasks.py",
+}
 """What other scripts import, or hand to another program."""
 
 

@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from raftflow import helpers
+from raftflow.agent.allow_list import EVERYTHING
+from raftflow.agent.other_user import user_problem
+from raftflow.agent.task_environment import pass_env_problem
 from raftflow.domain import limits
 from raftflow.domain.tasks.checks import label_problems, resource_problems
 from raftflow.domain.tasks.resources import CPU, MEMORY, Resources, parse_amount
@@ -44,11 +47,16 @@ def _default_name() -> str:
     return name if name_problem(name) is None else "agent"
 
 
-def _default_python_path() -> tuple[str, ...]:
+def default_start_folder() -> str:
+    """Return the folder in which this agent was started, empty if it is gone."""
     try:
-        return (helpers.start_folder(),)
-    except FileNotFoundError:  # the directory is gone
-        return ()
+        return helpers.start_folder()
+    except FileNotFoundError:
+        return ""
+
+
+def _default_python_path() -> tuple[str, ...]:
+    return tuple(filter(None, [default_start_folder()]))
 
 
 def default_resources() -> dict[str, float | str]:
@@ -187,6 +195,85 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
             19,
         ),
     ] = 5
+    run_as: Annotated[
+        str,
+        setting(
+            "The user as whom an agent of root works and runs its tasks. Tasks cannot send it signals, nor read its "
+            "token and its keys. `work_dir` and `log_store` belong to that user.",
+            default="the user who starts the agent",
+        ),
+    ] = ""
+    own_folder: Annotated[
+        bool,
+        setting(
+            "Whether a task without `cwd` begins in an empty folder of its own, which is removed at its end. "
+            "Otherwise it begins in the folder in which the agent was started."
+        ),
+    ] = False
+    task_files_max: Annotated[
+        int,
+        setting("Files that one process of a task may have open. 0: as many as the agent's own user.", 0, 1 << 20),
+    ] = 0
+    task_file_mib_max: Annotated[
+        int,
+        setting(
+            "Size (MiB) of the largest file that a task may write, the output of a python function among them. "
+            "0: no limit.",
+            0,
+            1 << 30,
+        ),
+    ] = 0
+    task_processes_max: Annotated[
+        int,
+        setting(
+            "Processes and threads that the agent's user may have when a task makes another one, those of other "
+            "programs of this user among them. 0: no limit. The system does not count for root.",
+            0,
+            1 << 22,
+        ),
+    ] = 0
+    task_new_privileges: Annotated[
+        bool,
+        setting(
+            "Whether tasks may get the rights of other users from programs such as sudo. Podman needs it if the "
+            "agent is not root: an agent that offers containers in this way allows it by itself."
+        ),
+    ] = False
+    allow_commands: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(max_length=limits.LABELS_MAX),
+        setting(
+            "Programs that tasks may start: names that are found on the agent's PATH, or absolute paths. `*` stands "
+            "for any characters but `/`, `.` and `:`, `**` for any. An interpreter among them runs anything.",
+            default="everything",
+        ),
+    ] = EVERYTHING
+    allow_callables: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(max_length=limits.LABELS_MAX),
+        setting(
+            "Functions that tasks may call, as `module:function`, in the same form: `jobs:*`. With a list, tasks "
+            "cannot bring code of their own (code bundles, cwd, PYTHONPATH).",
+            default="everything",
+        ),
+    ] = EVERYTHING
+    allow_images: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(max_length=limits.LABELS_MAX),
+        setting(
+            "Images of containers that tasks may run, in the same form: `registry.example.org/team/**`.",
+            default="everything",
+        ),
+    ] = EVERYTHING
+    pass_env: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(max_length=limits.LABELS_MAX),
+        setting(
+            "Variables of the agent's environment that tasks inherit. `AWS_*` means all that begin with AWS_. "
+            "Without it they get PATH, HOME, the language, the time zone and a few more "
+            "(raftflow/agent/SECURITY.md). Secrets of the cluster are never among them."
+        ),
+    ] = ()
     worker_calls_max: Annotated[int, setting("A python worker is replaced after that many calls.", 1)] = 10_000
     worker_rss_max_mib: Annotated[
         int, setting("A python worker that was larger than this (MiB) during a call is replaced after it.", 1)
@@ -365,6 +452,10 @@ def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
         raise fail("resources", too_many[0])
     if wrong_labels := label_problems(config.labels):
         raise fail("labels", wrong_labels[0])
+    if config.run_as and (wrong_user := user_problem(config.run_as)):
+        raise fail("run_as", wrong_user)
+    if wrong_names := pass_env_problem(config.pass_env):
+        raise fail("pass_env", wrong_names)
     _check_places(config, fail)
 
 

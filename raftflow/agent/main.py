@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -14,24 +15,29 @@ from typing import Any
 
 import msgspec
 
+from raftflow.agent.allow_list import AllowLists
 from raftflow.agent.attempts.fetching import AttemptFetcher
 from raftflow.agent.attempts.fitness import MachineProbe
 from raftflow.agent.attempts.runner import AttemptRunner
-from raftflow.agent.config import AgentConfig, AgentConfigError
+from raftflow.agent.config import AgentConfig, AgentConfigError, default_start_folder
 from raftflow.agent.exchange.call_channel import CallChannel
 from raftflow.agent.exchange.leader import LeaderClient, RefusedError
 from raftflow.agent.executors.launcher_client import LauncherClient, kill_by_environment
-from raftflow.agent.executors.registry import ExecutorContext, capability_labels, make_executors
+from raftflow.agent.executors.registry import ExecutorContext, capability_labels, make_executors, needs_new_privileges
 from raftflow.agent.launcher.hardening import (
     adopt_orphans,
     attempts_max,
+    erase_environment,
     hide_memory,
     ignore_signals,
     raise_files_limit,
 )
+from raftflow.agent.launcher.program_limits import ProgramLimits
 from raftflow.agent.loop import AgentLoop
+from raftflow.agent.other_user import become_user
 from raftflow.agent.output.output_uploads import OutputUploads
 from raftflow.agent.output.store import OutputStore
+from raftflow.agent.task_environment import is_secret, task_environment
 from raftflow.agent.workdir.code import CodeCache
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.agent.workdir.inputs import InputFolder, InputsFetcher
@@ -58,6 +64,10 @@ _RENEWAL_STEP_NS = 50_000_000
 """The launcher hears of a renewal when it has moved the lease by this much: not of every one of many polls."""
 
 
+_GC_THRESHOLDS = (5_000, 10, 10)
+"""Nearly all objects of an agent are freed without the collector, and few stay: a full collection is short."""
+
+
 async def run_agent(config: AgentConfig, *, files_limit: int = -1, owns_process: bool = False) -> int:
     """Run an agent until SIGTERM or SIGINT (drain; a second one: at once). Returns the exit code.
 
@@ -76,6 +86,7 @@ async def run_agent(config: AgentConfig, *, files_limit: int = -1, owns_process:
 
 def run(config: AgentConfig) -> int:
     """Run `run_agent` as the whole of this process, in an event loop of its own, uvloop's where there is one."""
+    erase_environment(is_secret)
     hide_memory()
     adopt_orphans()
     ignore_signals(_HEARD)
@@ -86,7 +97,11 @@ def run(config: AgentConfig) -> int:
             f"the limit of open files is {raised}, and an agent needs at least {_FILES_MIN}: raise it (ulimit -n, or "
             f"LimitNOFILE= of its service)"
         )
+    if config.run_as and (lack := become_user(config.run_as)):
+        raise AgentConfigError(f"run_as: {lack}")
     life = run_agent(config, files_limit=files_limit, owns_process=True)
+    gc.freeze()  # modules stay, so no collection looks at them again
+    gc.set_threshold(*_GC_THRESHOLDS)
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
@@ -124,7 +139,11 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     if killed := kill_by_environment(mark, spare_launchers=True):
         _log.warning("killed %d processes of an earlier agent that was killed together with its launcher", killed)
     launcher = LauncherClient(
-        mark, os.environ, give_up, files_limit=files_limit, niceness=config.task_niceness, adopts=owns_process
+        mark,
+        task_environment(os.environ, config.pass_env),
+        give_up,
+        limits=program_limits(config, files_limit),
+        adopts=owns_process,
     )
     channel = CallChannel(lambda agent, body: leader.calls(agent, body, config.poll_timeout_s))
     executors = make_executors(ExecutorContext(config, launcher, store, work, channel))
@@ -133,6 +152,13 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     code = CodeCache(leader, work, bytes_max=config.code_bytes_max)
     fetcher = AttemptFetcher(
         InputsFetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max), code
+    )
+    allowed = AllowLists(
+        config.allow_commands,
+        config.allow_callables,
+        config.allow_images,
+        search_path=os.environ.get("PATH", os.defpath),
+        start_folder="" if config.own_folder else default_start_folder() or "/",
     )
     renewals = _LeaseRenewals(launcher)
 
@@ -151,6 +177,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
             sample=launcher.sample,
             fetcher=fetcher,
             shortage_since=shortage_since,
+            refusal=allowed.refusal,
         )
 
     agent = AgentLoop(
@@ -165,9 +192,11 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         home=work.home(),
         probe=MachineProbe(work, executors.values()),
     )
-    handled = _handle_signals(loop, agent)
+    handled = _handle_signals(loop, agent, leader)
+    watching: asyncio.Task[None] | None = None
     try:
         await leader.start()
+        watching = loop.create_task(leader.certificates.watch())
         launcher.start()
         return await agent.run()
     except RefusedError as error:
@@ -180,6 +209,8 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         return EXIT_FAILED
     finally:
         loop.set_exception_handler(None)
+        if watching is not None:
+            watching.cancel()
         for number in handled:
             loop.remove_signal_handler(number)
         await launcher.close()
@@ -190,6 +221,18 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         if uploads is not None:
             await uploads.close(0.0 if agent.is_stopping_now else config.goodbye_timeout_s)
         store.close()
+
+
+def program_limits(config: AgentConfig, files_limit: int) -> ProgramLimits:
+    """Return what programs begin with; `files_limit` as in `run_agent`."""
+    return ProgramLimits(
+        files=files_limit,
+        files_max=config.task_files_max,
+        file_bytes_max=config.task_file_mib_max << 20,
+        processes_max=config.task_processes_max,
+        niceness=config.task_niceness,
+        new_privileges=config.task_new_privileges or needs_new_privileges(config),
+    )
 
 
 class _LeaseRenewals:
@@ -205,7 +248,7 @@ class _LeaseRenewals:
             self._launcher.lease(until_ns)
 
 
-def _handle_signals(loop: asyncio.AbstractEventLoop, agent: AgentLoop) -> list[int]:
+def _handle_signals(loop: asyncio.AbstractEventLoop, agent: AgentLoop, leader: LeaderClient) -> list[int]:
     asked = False
 
     def stop() -> None:
@@ -219,7 +262,8 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, agent: AgentLoop) -> list[i
     handled = [signal.SIGTERM, signal.SIGINT]
     for number in handled:
         loop.add_signal_handler(number, stop)
-    return [int(number) for number in handled]
+    loop.add_signal_handler(signal.SIGHUP, leader.certificates.reload)
+    return [int(number) for number in (*handled, signal.SIGHUP)]
 
 
 def main() -> None:

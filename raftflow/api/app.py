@@ -8,9 +8,11 @@ Every error on that path ends as a problem document. Every answer carries the re
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
+from typing import Any, Final, cast
 
 from aiohttp import web
 
@@ -26,16 +28,25 @@ from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.http import bodies, problems
 from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.answer_headers import AnswerHeaders
+from raftflow.api.http.identity import ANYBODY, ClientIdentity
 from raftflow.api.http.problems import ProblemError
 from raftflow.api.routes import large_submissions
 from raftflow.api.routes.table import routes_of
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.contract.operation import Access, AnsweredBy
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.views import HEADER_REQUEST_ID
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
+_identity: ContextVar[ClientIdentity] = ContextVar("identity", default=ANYBODY)
+"""Who sends a request. Operations that are open to everybody do not look at it."""
+
+TOKEN_WAIT_STEP_S: Final = 0.02
+TOKEN_WAIT_STEPS: Final = 15
+"""A replica that follows waits so often for a token that it does not know."""
+TOKEN_WAITS_MAX: Final = 16
+"""Requests that may wait for that at a time; others are refused at once."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -63,6 +74,8 @@ class Api:
         self._budget = BodyBudget()
         self._routes = routes_of(admission, host_facts)
         self._answer_headers = AnswerHeaders(replica)
+        self._operations = _operations_by_key(route.operation for route in self._routes)
+        self._waiting_for_tokens = 0
 
     def application(self) -> web.Application:
         """Return the aiohttp application with every route."""
@@ -95,7 +108,7 @@ class Api:
             response = _options_answer(request, error) or _problem_of(error).response()
         except Exception as error:  # noqa: BLE001 - explained
             response = problems.explain(error, request_id, f"{request.method} {request.path}").response()
-        self._answer_headers.add(response.headers, request_id)
+        self._answer_headers.add(response.headers, request_id, trusted=self._access.sender_of(request) is not None)
         self._figures.answered(_operation_of(request), response.status, began_s)
         return response
 
@@ -103,7 +116,7 @@ class Api:
         """Wait for this request's turn. One that will be refused waits in another queue. Raises `ProblemError`."""
         refusal: ProblemError | None = None
         try:
-            self._access.check(request)
+            await self._let_in(request)
         except ProblemError as error:
             refusal = error
         if refusal is None and request.match_info.http_exception is None:
@@ -112,6 +125,28 @@ class Api:
         await self._shedder.enter(QueueClass.REFUSED)
         if refusal is not None:
             raise refusal
+
+    async def _let_in(self, request: web.Request) -> None:
+        """Check who sends a request, and whether it may. Raises `ProblemError`."""
+        if self._access.may_be_new(request):
+            await self._wait_for_token(request)
+        identity = self._access.check(request, self._operations.get(_operation_of(request)))
+        if identity is not None:
+            _identity.set(identity)
+            cast("Any", request.protocol).identity = identity  # of an `ApiConnection`
+
+    async def _wait_for_token(self, request: web.Request) -> None:
+        """Wait for a moment: a replica that follows hears of a new token a little later than the leader."""
+        if self._replica.leader.leading or self._waiting_for_tokens >= TOKEN_WAITS_MAX:
+            return
+        self._waiting_for_tokens += 1
+        try:
+            for _ in range(TOKEN_WAIT_STEPS):
+                await asyncio.sleep(TOKEN_WAIT_STEP_S)
+                if self._access.sender_of(request) is not None:
+                    return
+        finally:
+            self._waiting_for_tokens -= 1
 
     # --- one request
 
@@ -124,7 +159,9 @@ class Api:
             with self._budget.reserve(self._expected_bytes(request)):
                 body = await _read(route, request, limit)
                 client = self._proof.client_of(request)
-                call = Request(self._replica, route, request, body, self._shedder, client, _request_id.get())
+                call = Request(
+                    self._replica, route, request, body, self._shedder, client, _identity.get(), _request_id.get()
+                )
                 if route.operation.answered_by is AnsweredBy.LEADER_WRITE:
                     _ = call.idempotency_key  # an invalid key is refused even if the operation ignores it
                 return await self._dispatcher.dispatch(call)
@@ -146,6 +183,13 @@ async def _read(route: Route, request: web.Request, limit: int) -> bytes:
     if operation.body is not None:
         bodies.require_media_type(request, operation.body_media_type)
     return await bodies.read_body(request, limit, route.cure)
+
+
+def _operations_by_key(operations: Iterable[Operation[Any]]) -> dict[OperationKey, Operation[Any]]:
+    """Return operations by what metrics call them. HEAD is answered as GET."""
+    by_key: dict[OperationKey, Operation[Any]] = {(each.method, each.path): each for each in operations}
+    heads = {("HEAD", path): operation for (method, path), operation in by_key.items() if method == "GET"}
+    return {**by_key, **heads}
 
 
 def _operation_of(request: web.Request) -> OperationKey:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from raftflow.api.admission.load_shedder import LoadShedder
     from raftflow.api.fast_path import FastPath, RawRequest
+    from raftflow.api.http.identity import ClientIdentity
 
 HEADER_TIMEOUT_S = 15.0
 """A connection is closed if its first request has not begun by then."""
@@ -59,6 +60,8 @@ class ApiConnection(ObservedHandler):
         self, *arguments: Any, shedder: LoadShedder, fast_path: FastPath | None = None, **options: Any
     ) -> None:
         super().__init__(*arguments, **options)
+        self.identity: ClientIdentity | None = None
+        """Who sent the last request that was let in."""
         self.on_resume: Callable[[], None] | None = None
         """Is called when the connection can take more again."""
         self._shedder = shedder
@@ -132,6 +135,7 @@ class ApiConnection(ObservedHandler):
         elif (request := self._read_request(data)) is not None:
             self._fresh = False
             self._request = request
+            self.identity = request.identity
             self._held += data
             self._continue_request()
         else:

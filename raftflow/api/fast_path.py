@@ -31,6 +31,7 @@ from raftflow.api.forwarding.forwarder import REDIRECT, location
 from raftflow.api.forwarding.proof import UNKNOWN_CLIENT
 from raftflow.api.http import problems
 from raftflow.api.http.answer_headers import AnswerHeaders
+from raftflow.api.http.identity import ANYBODY, ClientIdentity
 from raftflow.api.http.problems import ProblemError
 from raftflow.api.routes.agents import POLL_ROUTE, answer_calls, answer_poll, poll_answer, read_poll
 from raftflow.api.routes.workflows import OFF_LOOP_BYTES, SUBMIT_ROUTE, submit_document
@@ -96,6 +97,8 @@ class RawRequest(NamedTuple):
     """Set if a client asks who leads: the term that it knows, and how many seconds the answer may be held."""
     is_calls: bool = False
     """It carries calls of attempts."""
+    identity: ClientIdentity = ANYBODY
+    """Who sends it."""
 
     @property
     def operation(self) -> OperationKey:
@@ -143,7 +146,11 @@ class FastPath:
         if match is None or headers is None:
             return None
         agent = match[2] or match[3] or b""
-        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._access.allows(headers):
+        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION):
+            return None
+        operation = (POLL if match[2] else SEND_CALLS) if agent else SUBMIT_WORKFLOW
+        identity = self._access.identify(headers, operation.access, agent.decode())
+        if identity is None:
             return None
         length, key = headers.get(b"content-length", b""), headers.get(_KEY)
         if (
@@ -165,6 +172,7 @@ class FastPath:
             body_at,
             now_s(),
             is_calls=match[3] is not None,
+            identity=identity,
         )
 
     def _read_leader(self, data: bytes) -> RawRequest | None:
@@ -178,10 +186,12 @@ class FastPath:
         if headers is None or not headers.keys() <= _PLAIN or headers.get(b"content-length", b"0") != b"0":
             return None
         wait_s = int(match[2]) / 1000
-        if wait_s > HOLD_MAX_S or not self._access.allows(headers):
+        identity = self._access.identify(headers, SHOW_LEADER.access)
+        if wait_s > HOLD_MAX_S or identity is None:
             return None
         size = end + len(_HEAD_END)
-        return RawRequest(SHOW_LEADER.path, "", "", size, size, now_s(), (int(match[1]), wait_s))
+        asks = (int(match[1]), wait_s)
+        return RawRequest(SHOW_LEADER.path, "", "", size, size, now_s(), asks, identity=identity)
 
     def begin(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
         """Begin to answer a request that may be held. Returns False, with nothing done, if it needs a task.
@@ -280,7 +290,7 @@ class FastPath:
             return 200, _JSON, encode(await answer_calls(self._replica, request.agent, body))
         if request.agent:
             return 200, _JSON, encode(await answer_poll(self._replica, request.agent, body))
-        answer = await submit_document(self._replica, body, request.key, client)
+        answer = await submit_document(self._replica, body, request.key, client, request.identity.actor)
         return answer.status, {**_JSON, **(answer.headers or {})}, encode(answer.content)
 
 

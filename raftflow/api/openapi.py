@@ -34,7 +34,7 @@ from raftflow.formats import schema
 _REF = "#/components/schemas/{name}"
 _NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": limits.NAME_CHARS_MAX}
 _BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
-_PATH_SCHEMAS = {
+_PATH_SCHEMAS: dict[str, dict[str, Any]] = {
     "fence": {"type": "integer", "minimum": 0, "maximum": limits.NUMBER_MAX},
     "digest": {"type": "string", "pattern": f"^{DIGEST_PATTERN}$"},
 }
@@ -183,12 +183,19 @@ def _schema(used: Any) -> dict[str, Any]:
         return _BINARY
     if isinstance(used, type) and issubclass(used, msgspec.Struct):
         return {"$ref": _REF.format(name=used.__name__)}
+    if used is msgspec.Raw:
+        return {}
     return {"type": "object", "additionalProperties": True}
 
 
 def _parameters(operation: Operation[Any]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": _PATH_SCHEMAS.get(name, _NAME_SCHEMA)}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {**_PATH_SCHEMAS.get(name, _NAME_SCHEMA), **operation.path_rules.get(name, {})},
+        }
         for name in operation.path_names
     ]
     for param in operation.params:

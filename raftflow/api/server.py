@@ -7,9 +7,9 @@ import contextlib
 import gc
 import logging
 import signal
-import ssl
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
@@ -29,7 +29,10 @@ from raftflow.api.forwarding.forwarder import CONNECTIONS_MAX, Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.hosts import Hosts
+from raftflow.api.http.identity import Identities
 from raftflow.api.http.parse_errors import LINE_BYTES_MAX
+from raftflow.api.http.tls import forward_context, reload_forward, tls_context
+from raftflow.certificates import CertificateReloader
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.clock import SystemClock
 from raftflow.coordinator.config.values import ConfigError
@@ -40,11 +43,13 @@ from raftflow.coordinator.failures import (
     ReplicaRemovedError,
 )
 from raftflow.coordinator.replica import Replica
+from raftflow.recovery.bundle_files import digests_of
 from raftflow.recovery.service import SnapshotService
 from raftflow.replication.elections.priority import ask_for_priority
 from raftflow.replication.real_files import RealFileSystem
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from raftflow.coordinator.config.replica_config import CoordinatorConfig
@@ -63,6 +68,8 @@ KEEPALIVE_S = 75.0
 LOG_PERIOD_S = 10.0
 """Shortest time between two log lines about requests that are not HTTP."""
 
+TOKEN_CHECK_S = 0.25
+"""How often it is checked whose tokens have ended."""
 _REQUESTS_SHARE = 0.6
 """The part of a graceful stop that requests may take."""
 
@@ -73,32 +80,6 @@ _GC_THRESHOLDS = (5_000, 3, 10_000)
 about a millisecond for a thousand objects. One of the middle generation covers what four young ones left: requests
 leave cycles behind. So the first two numbers set pauses of about 5 and 20 ms. The third makes full collections rare.
 """
-
-
-def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
-    """Return the TLS context of the API, None for plain TCP. Raises `ConfigError`."""
-    tls = config.tls
-    if tls.api_cert is None or tls.api_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.api_cert, tls.api_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key} cannot be used: {error}"
-        ) from error
-    return context
-
-
-def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
-    """Return the TLS context for requests to other replicas, None for the defaults. Raises `ConfigError`."""
-    if config.tls.api_ca is None:
-        return None
-    try:
-        return ssl.create_default_context(cafile=config.tls.api_ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
 
 
 def _http_log() -> logging.Logger:
@@ -133,7 +114,11 @@ class HttpServer:
     """The listening side of one replica."""
 
     def __init__(
-        self, replica: Replica, shares: DescriptorShares | None = None, syncs: Histogram | None = None
+        self,
+        replica: Replica,
+        shares: DescriptorShares | None = None,
+        syncs: Histogram | None = None,
+        certificates: CertificateReloader | None = None,
     ) -> None:
         """Make the server.
 
@@ -141,17 +126,23 @@ class HttpServer:
             replica: what it serves.
             shares: descriptors that it may use; as many as the configuration asks for by default.
             syncs: how long syncs of the disk take.
+            certificates: looks after those of the API.
         """
         config = self._config = replica.config
         shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
         shedder, figures = LoadShedder(), RequestCounts(syncs)
-        access = AccessControl(config.token, Hosts(config, lambda: self.port, replica.cluster.peer_urls))
+        self._identities = Identities(config.token, replica.machine, replica.clock.now_ms)
+        access = AccessControl(self._identities, Hosts(config, lambda: self.port, replica.cluster.peer_urls))
         proof = ForwardingProof(config.secret)
         self.fast_path = FastPath(replica, shedder, access, figures)
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
-        forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
+        forwarded = forward_context(config)
+        if certificates is not None:
+            self._look_after(certificates, forwarded)
+        forwarder = Forwarder(replica.news, proof, forwarded, shares.forward)
         replica.bundles.peers = ApiBundlePeers(forwarder.ensure_session, proof, config.token, config.name)
+        self._token_timer: asyncio.TimerHandle | None = None
         self._host_facts = HostFacts(replica, figures.syncs)
         api = Api(replica, forwarder, self.admission, access, proof, self._host_facts)
         self._connection_options: dict[str, Any] = {
@@ -169,6 +160,18 @@ class HttpServer:
             **self._connection_options,
         )
 
+    def _look_after(self, certificates: CertificateReloader, forwarded: ssl.SSLContext | None) -> None:
+        """Have the certificates of the API read again when they change."""
+        config, tls = self._config, self._config.tls
+
+        def load() -> None:
+            self.listener.tls = tls_context(config)
+
+        if tls.api_cert is not None and tls.api_key is not None:
+            certificates.add((tls.api_cert, tls.api_key), load)
+        if forwarded is not None and tls.api_ca is not None:
+            certificates.add((tls.api_ca,), partial(reload_forward, forwarded, config))
+
     @property
     def port(self) -> int:
         """The bound port."""
@@ -183,6 +186,15 @@ class HttpServer:
             self.listener.start(bind)
         except OSError as error:
             raise ReplicaFailedError(f"cannot listen at {bind.host}:{bind.port}: {error}") from error
+        self._end_invalid()
+
+    def _end_invalid(self) -> None:
+        """End, again and again, the connections of those whose tokens were revoked or have expired."""
+        if self._identities.have_changed():
+            ended = self.admission.end_invalid(self._identities.is_valid)
+            if ended:
+                _log.info("closed %d connections whose tokens are not valid any more", ended)
+        self._token_timer = asyncio.get_running_loop().call_later(TOKEN_CHECK_S, self._end_invalid)
 
     def _connection(self) -> ApiConnection:
         return ApiConnection(
@@ -196,23 +208,30 @@ class HttpServer:
     async def stop(self) -> None:
         """Accept no more connections, wait for requests under way, close."""
         self._host_facts.watch.stop()
+        if self._token_timer is not None:
+            self._token_timer.cancel()
         self.listener.close()
         self.admission.close()
         await self._runner.cleanup()
 
 
 async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> int:
-    """Run one replica until a signal stops it (SIGTERM, SIGINT) or it fails. Returns the exit code."""
+    """Run one replica until a signal stops it (SIGTERM, SIGINT) or it fails. Returns the exit code.
+
+    SIGHUP has it read its certificates again.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
+    certificates = CertificateReloader()
+    loop.add_signal_handler(signal.SIGHUP, certificates.reload)
     fs = RealFileSystem()
     replica: Replica | None = None
     server: HttpServer | None = None
     try:
-        replica = build_replica(config, fs)
-        server = HttpServer(replica, shares, fs.sync_times)
+        replica = build_replica(config, fs, certificates=certificates)
+        server = HttpServer(replica, shares, fs.sync_times, certificates)
         await replica.start()
         await server.start()
     except (ConfigError, ReplicaFailedError, ValueError) as error:
@@ -230,9 +249,11 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
     )
     if config.insecure and config.token is None and not config.bind.is_loopback:
         _log.warning("--insecure: everybody who reaches %s can run commands on every agent", config.member.url)
-    saver = SnapshotService(config, replica.snapshots, SystemClock().now_ms)
+    saver = SnapshotService(config, replica.snapshots, partial(digests_of, replica.machine), SystemClock().now_ms)
     saver.start()
+    watching = loop.create_task(certificates.watch())
     code = await _run_until_stopped(replica, stop)
+    watching.cancel()
     await saver.stop()
     await _shut_down(replica, server, config)
     fs.close()

@@ -16,7 +16,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftflow import __version__
-from raftflow.bench.benchmarks import agents, commit, failover, flood, maps, pauses, pure, recovery, soak, steps
+from raftflow.bench.benchmarks import (
+    agents,
+    commit,
+    failover,
+    flood,
+    maps,
+    parked,
+    pauses,
+    pure,
+    recovery,
+    soak,
+    steps,
+    waits,
+)
 from raftflow.bench.load import jobs, peer
 from raftflow.bench.load.usage import machine_load
 from raftflow.bench.settings import BenchError, Settings
@@ -56,6 +69,8 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "map": Benchmark("client.map of a no-op, beside a document of the same tasks", maps.measure, 5, 10_000),
     "subprocess": Benchmark("/bin/true, beside a bare loop that starts it", _job("subprocess"), 5, 500),
     "steps": Benchmark("durable steps: of one task in sequence, of many at once", steps.measure, 5, 500),
+    "waits": Benchmark("from a signal to the code that waited for it", waits.measure, 3, 300),
+    "parked": Benchmark("many tasks that wait: memory, failovers, a restart", parked.measure, 5, 100_000),
     "commit": Benchmark("acknowledged writes through HTTP, transitions of many clients", commit.measure, 3),
     "apply": Benchmark("the state machine alone: transitions, memory of tasks", pure.apply, 5, 20_000),
     "place": Benchmark("the scheduler alone: one round of placements", pure.placements, 5, 100_000),

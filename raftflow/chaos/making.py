@@ -133,7 +133,7 @@ def _make_small_disks(cluster: LocalCluster, undo: UndoList) -> set[str]:
     for name in cluster.agent_names:
         mountpoint = cluster.directory / name
         mountpoint.mkdir()
-        undo.add(RunCommand(["umount", str(mountpoint)]))
+        undo.add(RunCommand(["umount", "--lazy", str(mountpoint)]))  # a process that ends late may still be in it
         argv = ["mount", "-t", "tmpfs", "-o", f"size={_AGENT_DISK_BYTES},mode=0700", "tmpfs", str(mountpoint)]
         if subprocess.run(argv, check=False, capture_output=True).returncode != 0:
             return set()

@@ -6,12 +6,15 @@ import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
+
+import msgspec
 
 from raftflow.client.errors import UsageError
 from raftflow.client.function_calls import FunctionCalls
 from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls, T
 from raftflow.client.settings import TIMEOUT_S, resolve
+from raftflow.client.signal_calls import SignalCalls
 from raftflow.client.snapshots import SnapshotCalls
 from raftflow.client.status_calls import StatusCalls
 from raftflow.client.transport import Transport
@@ -26,19 +29,30 @@ from raftflow.domain.contract.views import (
     CachedResultView,
     CachePage,
     DrainRequest,
+    EffectDecision,
+    EffectView,
+    IdentityView,
     KindView,
     LedgerCheck,
     LedgerView,
     MemberList,
+    RateLimitRequest,
+    RateLimitView,
+    RotateRequest,
+    TokenMade,
+    TokenRequest,
+    TokenView,
     TransferRequest,
 )
+from raftflow.domain.tasks.effects import EffectResolution
+from raftflow.domain.values.roles import Role
 from raftflow.sdk.code import FolderCode
 from raftflow.sdk.script_import import end_of_script
 
 _STALE: Final = {STALE.name: "1"}
 
 
-class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
+class AsyncClient(SnapshotCalls, StatusCalls, SignalCalls, FunctionCalls):
     """Talks to a cluster from asyncio; every method raises a `ClientError` when it fails.
 
     Knows all peers and retries until `timeout_s` (per call): a failover costs time, never a lost or a doubled call.
@@ -194,6 +208,85 @@ class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
     async def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
         """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
         return await self.call(operations.cache.CLEAR_CACHE, params={"key": key, "prefix": prefix})
+
+    def effects(
+        self, *, everything: bool = False, workflow: str | None = None, limit: int | None = None
+    ) -> AsyncGenerator[EffectView, None]:
+        """Yield the effects that have no outcome, or with `everything` all of them; at most `limit`."""
+        params = {"show": "all" if everything else None, "workflow": workflow}
+        return self.entries(operations.effects.LIST_EFFECTS, params=params, limit=limit)
+
+    async def effect(self, number: int) -> EffectView:
+        """Return one effect. Raises `NotFound`."""
+        return await self.call(operations.effects.SHOW_EFFECT, str(number))
+
+    async def resolve_effect(
+        self, number: int, resolution: EffectResolution, *, result: Any = None, detail: str = ""
+    ) -> EffectView:
+        """Decide about an effect of which nobody can tell whether it was done.
+
+        `done`: it has happened, and returned `result`. `retry`: it is called again, with the same idempotency key.
+        `fail`: every attempt that comes to it gets `EffectFailed`. Raises `Refused` if it needs no decision, or
+        another person was first.
+        """
+        value = cast("msgspec.Raw", result)  # written as JSON with the rest of the body
+        body = EffectDecision(resolution=resolution, result=value, detail=detail)
+        return await self.call(operations.effects.RESOLVE_EFFECT, str(number), body=body)
+
+    async def limits(self) -> list[RateLimitView]:
+        """Return the rate limits, in order of the names."""
+        return (await self.call(operations.rates.LIST_LIMITS)).limits
+
+    async def set_limit(self, name: str, rate: str, *, burst: int | None = None) -> RateLimitView:
+        """Set or change a rate limit: `rate` is like `100/min`, with `s`, `min`, `h` or `d`.
+
+        `burst` units can be taken at once after a quiet time; by default as many as come in the unit of time.
+        """
+        body = RateLimitRequest(rate=rate, burst=burst)
+        return await self.call(operations.rates.SET_LIMIT, name, body=body)
+
+    async def remove_limit(self, name: str) -> None:
+        """Remove a rate limit. Tasks that take from it wait until it is set again. Raises `NotFound`."""
+        await self.call(operations.rates.REMOVE_LIMIT, name)
+
+    async def create_token(
+        self,
+        name: str,
+        role: Role,
+        *,
+        expires_s: float | None = None,
+        agents: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> TokenMade:
+        """Create a token; its secret is shown this once.
+
+        Args:
+            name: how lists and the audit name it.
+            role: what its holder may do.
+            expires_s: how long it is valid; for ever by default.
+            agents: with role `agent`: which agents its holder may be, a name or how names begin (`gpu-*`).
+            labels: with role `agent`: its holder may claim these labels and no others.
+
+        Raises `Refused` if there is a token of this name, or if the cluster lets everybody in.
+        """
+        body = TokenRequest(name=name, role=role, expires_s=expires_s, agents=agents, labels=dict(labels or {}))
+        return await self.call(operations.tokens.CREATE_TOKEN, body=body)
+
+    async def tokens(self) -> list[TokenView]:
+        """Return all tokens without their secrets, in order of the names."""
+        return (await self.call(operations.tokens.LIST_TOKENS)).tokens
+
+    async def rotate_token(self, name: str, *, overlap_s: float = 3600.0) -> TokenMade:
+        """Give a token a new secret. The old one stays valid for `overlap_s` seconds. Raises `NotFound`."""
+        return await self.call(operations.tokens.ROTATE_TOKEN, name, body=RotateRequest(overlap_s=overlap_s))
+
+    async def revoke_token(self, name: str) -> None:
+        """Revoke a token: those who have it are let in no more. Raises `NotFound`."""
+        await self.call(operations.tokens.REVOKE_TOKEN, name)
+
+    async def identity(self) -> IdentityView:
+        """Return who this client is to the cluster, and its role."""
+        return await self.call(operations.tokens.SHOW_IDENTITY)
 
     async def kinds(self) -> list[KindView]:
         """Return what was learnt of kinds of tasks, in order of the names."""

@@ -21,6 +21,7 @@ from raftflow.client.operation_calls import T
 from raftflow.domain.contract.operation import Operation
 from raftflow.domain.contract.views import (
     CachedResultView,
+    EffectView,
     WorkflowCreated,
     WorkflowView,
 )
@@ -240,6 +241,8 @@ class Client:
     pause = _blocking(AsyncClient.pause)
     resume = _blocking(AsyncClient.resume)
     retry = _blocking(AsyncClient.retry)
+    budget = _blocking(AsyncClient.budget)
+    raise_budget = _blocking(AsyncClient.raise_budget)
     set_priority = _blocking(AsyncClient.set_priority)
     wait = _blocking(AsyncClient.wait)
 
@@ -332,6 +335,27 @@ class Client:
         return self._iterate(self._client.cached_results(prefix=prefix, limit=limit))
 
     clear_cache = _blocking(AsyncClient.clear_cache)
+
+    def effects(
+        self, *, everything: bool = False, workflow: str | None = None, limit: int | None = None
+    ) -> Iterator[EffectView]:
+        """Yield the effects that have no outcome, or with `everything` all of them; at most `limit`."""
+        return self._iterate(self._client.effects(everything=everything, workflow=workflow, limit=limit))
+
+    effect = _blocking(AsyncClient.effect)
+    resolve_effect = _blocking(AsyncClient.resolve_effect)
+    send_signal = _blocking(AsyncClient.send_signal)
+    approvals = _blocking(AsyncClient.approvals)
+    approval = _blocking(AsyncClient.approval)
+    decide = _blocking(AsyncClient.decide)
+    limits = _blocking(AsyncClient.limits)
+    set_limit = _blocking(AsyncClient.set_limit)
+    remove_limit = _blocking(AsyncClient.remove_limit)
+    create_token = _blocking(AsyncClient.create_token)
+    tokens = _blocking(AsyncClient.tokens)
+    rotate_token = _blocking(AsyncClient.rotate_token)
+    revoke_token = _blocking(AsyncClient.revoke_token)
+    identity = _blocking(AsyncClient.identity)
     kinds = _blocking(AsyncClient.kinds)
 
     # --- the members

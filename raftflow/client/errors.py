@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raftflow.domain.contract.views import PROBLEM_TYPE_PREFIX, Problem, WorkflowView
-from raftflow.sdk.errors import ClientError, UsageError
+from raftflow.sdk.errors import ClientError, UsageError, WaitTimeout
 
 __all__ = [
     "BadAnswer",
@@ -63,15 +63,6 @@ class OutcomeUnknown(Unreachable):
         """Keep the key of the call."""
         self.idempotency_key = idempotency_key
         super().__init__(message)
-
-
-class WaitTimeout(ClientError):  # noqa: N818 - reads as what happened
-    """The workflow did not end in time. It continues.
-
-    >>> client.start(time.sleep, 1).result(timeout=0.1)
-    Traceback (most recent call last):
-    raftflow.client.errors.WaitTimeout: ... has not ended within 0.1 s; it is running
-    """
 
 
 class WorkflowFailed(ClientError):  # noqa: N818 - reads as what happened

@@ -59,7 +59,7 @@ class OperationCalls:
             operation.method,
             operation.target(*map(_quote, parts)),
             params={name: str(value) for name, value in (params or {}).items() if value is not None},
-            body=None if body is None else _encode(operation, body),
+            body=None if body is None and operation.body is not msgspec.Raw else _encode(operation, body),
             media_type=operation.body_media_type,
             idempotency_key=idempotency_key,
             replica=replica,
@@ -98,7 +98,7 @@ def _encode(operation: Operation[Any], body: Any) -> bytes:
     if operation.body is bytes and isinstance(body, bytes):
         return body
     expected = Mapping if operation.body is dict else operation.body
-    if not isinstance(body, expected):
+    if expected is not msgspec.Raw and not isinstance(body, expected):
         raise TypeError(f"{operation.name} takes a {expected.__name__}, not {body!r:.80}")
     try:
         return write_json(msgspec.to_builtins(body) if isinstance(body, msgspec.Struct) else body)

@@ -13,6 +13,8 @@ from raftflow.client.http.calls import new_key
 from raftflow.client.operation_calls import PAGE_SIZE
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import (
+    BudgetRequest,
+    BudgetView,
     PriorityRequest,
     TaskExplanation,
     TaskLog,
@@ -205,6 +207,24 @@ class WorkflowCalls(BundleCalls):
         return await self._calls.call(
             operations.workflows.PRIORITIZE_WORKFLOW, workflow_id, body=PriorityRequest(priority=priority)
         )
+
+    async def budget(self, workflow_id: str) -> BudgetView:
+        """Return what a workflow may spend, what it has spent, and by which task. Raises `NotFound`."""
+        return await self._calls.call(operations.budgets.SHOW_BUDGET, workflow_id)
+
+    async def raise_budget(
+        self,
+        workflow_id: str,
+        limits: Mapping[str, float | str] | None = None,
+        *,
+        add: Mapping[str, float | str] | None = None,
+    ) -> BudgetView:
+        """Raise budgets of a workflow: to new limits, or by how much comes to them. It goes on if it waited for that.
+
+        Amounts are numbers or text, with at most six decimals: `{"usd": 30}` or `{"usd": "30.50"}`.
+        """
+        body = BudgetRequest(limits=dict(limits or {}), add=dict(add or {}))
+        return await self._calls.call(operations.budgets.RAISE_BUDGET, workflow_id, body=body)
 
     async def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
         """Wait until a workflow has ended and return it.

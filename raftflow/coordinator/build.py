@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from raftflow.certificates import CertificateReloader
 from raftflow.coordinator.config.peer_directory import PeerDirectory
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.history import AppliedHistory
@@ -33,8 +34,17 @@ LEVEL_VARIABLE: Final = "RAFTFLOW_TEST_FEATURE_LEVEL"
 `NEXT_LEVEL` (`features.play_next_version`)."""
 
 
-def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineClock | None = None) -> Replica:
-    """Return a replica that is ready to start. Raises `ConfigError`."""
+def build_replica(
+    config: CoordinatorConfig,
+    fs: FileSystem,
+    *,
+    clock: MachineClock | None = None,
+    certificates: CertificateReloader | None = None,
+) -> Replica:
+    """Return a replica that is ready to start. Raises `ConfigError`.
+
+    `certificates` looks after those of its links.
+    """
     log_config = _log_config(config)
     level = _level()
 
@@ -42,7 +52,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
         replica.shut_out(why)
 
     introducer = Introducer(fs, config.data_dir, level=level)
-    links = _links(config, introducer, shut_out)
+    links = _links(config, introducer, shut_out, CertificateReloader() if certificates is None else certificates)
     introduced_peers = IntroducedPeers(introducer, level)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
@@ -100,16 +110,21 @@ def _log_config(config: CoordinatorConfig) -> LogConfig:
         raise ConfigError(f"the log cannot work with this configuration: {error}") from error
 
 
-def _links(config: CoordinatorConfig, introducer: Introducer, on_shut_out: Callable[[str], None]) -> StreamLinks:
+def _links(
+    config: CoordinatorConfig,
+    introducer: Introducer,
+    on_shut_out: Callable[[str], None],
+    certificates: CertificateReloader,
+) -> StreamLinks:
     files = config.tls
-    server = client = None
+    server = client = paths = None
     if files.peer_cert is not None and files.peer_key is not None and files.peer_ca is not None:
+        paths = files.peer_cert, files.peer_key, files.peer_ca
         try:
-            server = tls.server_context(files.peer_cert, files.peer_key, files.peer_ca)
-            client = tls.client_context(files.peer_ca, files.peer_cert, files.peer_key)
+            server, client = tls.contexts(*paths)
         except tls.TLSConfigError as error:
             raise ConfigError(f"[tls] peer_cert, peer_key, peer_ca: {error}") from error
-    return StreamLinks(
+    links = StreamLinks(
         name=config.name,
         cluster_id=config.cluster_id,
         bind=(config.peer_bind.host, config.peer_bind.port),
@@ -124,3 +139,6 @@ def _links(config: CoordinatorConfig, introducer: Introducer, on_shut_out: Calla
         introducer=introducer,
         on_shut_out=on_shut_out,
     )
+    if paths is not None:
+        certificates.add(paths, lambda: links.use_tls(*tls.contexts(*paths)))
+    return links

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from raftflow.replication.log import ChangeableLog
@@ -10,11 +11,13 @@ from raftflow.replication.members.membership import (
     ChangeRefusedError,
     MemberInfo,
     Membership,
+    NotReadyError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from raftflow.coordinator.bundles.replication import BundleReplication
     from raftflow.coordinator.cluster_view import ClusterView
     from raftflow.coordinator.commit.submitter import Submitter
     from raftflow.coordinator.leader.leader_loop import LeaderLoop
@@ -29,6 +32,7 @@ class MembershipAdmin:
 
     Args:
         name: of this replica.
+        bundles: the code bundles, which a majority of the voters must have before the members change.
         transfer: hands leadership to the named replica, or to any; returns whether another one leads then.
     """
 
@@ -40,6 +44,7 @@ class MembershipAdmin:
         submitter: Submitter,
         leader: LeaderLoop,
         cluster: ClusterView,
+        bundles: BundleReplication,
         transfer: Callable[[str | None], Awaitable[bool]],
     ) -> None:
         self._name = name
@@ -47,6 +52,7 @@ class MembershipAdmin:
         self._submitter = submitter
         self._leader = leader
         self._cluster = cluster
+        self._bundles = bundles
         self._transfer = transfer
 
     async def add(self, member: MemberInfo) -> None:
@@ -54,7 +60,8 @@ class MembershipAdmin:
 
         Raises `ChangeRefusedError`, `NotReadyError`, `ProposeError`s.
         """
-        await self._changeable_log().add_member(member, CHANGE_S)
+        log = self._changeable_log()
+        await log.add_member(member, await self._keep_bundles())
 
     async def remove(self, name: str) -> None:
         """Remove a replica for ever. A leader that is asked to go hands leadership over first, and leads no longer.
@@ -69,7 +76,24 @@ class MembershipAdmin:
             if not await self._transfer(None):
                 raise ChangeRefusedError(f"{name} leads, and no other replica took leadership over in time")
             raise self._submitter.no_leader_error()  # the new leader carries it out
-        await log.remove_member(name, CHANGE_S)
+        await log.remove_member(name, await self._keep_bundles())
+
+    async def _keep_bundles(self) -> float:
+        """See that no change takes away the last replicas that have a code bundle.
+
+        Returns how many seconds are left for the change. Raises `NotReadyError`, `NoLeaderError`.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + CHANGE_S
+        try:
+            async with asyncio.timeout(CHANGE_S / 2):
+                await self._bundles.spread()
+        except TimeoutError:
+            told = "code bundles are being copied to a majority of the replicas: repeat the command"
+            raise NotReadyError(told) from None
+        except OSError as error:
+            raise NotReadyError(f"the disk of {self._name} does not take a code bundle: {error}") from error
+        return until_s - loop.time()
 
     def _changeable_log(self) -> ChangeableLog:
         if not self._leader.leading:

@@ -33,6 +33,7 @@ from raftflow.coordinator.membership_admin import MembershipAdmin
 from raftflow.coordinator.placement import explanation
 from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.planner import QueuePlanner
+from raftflow.coordinator.placement.rate_waiters import RateWaiters
 from raftflow.coordinator.placement.rebalancer import RebalanceLoop, Rebalancer
 from raftflow.coordinator.sessions.awaited_ends import AwaitedEnds
 from raftflow.coordinator.sessions.poll_service import PollService
@@ -56,7 +57,7 @@ from raftflow.replication.log import Role
 
 if TYPE_CHECKING:
     from raftflow.coordinator.config.replica_config import CoordinatorConfig
-    from raftflow.domain.commands import AnyCommand, ControlWorkflow, SetPriority
+    from raftflow.domain.commands import AnyCommand, ControlWorkflow, RaiseBudget, SetPriority
     from raftflow.domain.contract.views import AuditCheck
     from raftflow.domain.replies import AnyReply
     from raftflow.replication.files import FileSystem
@@ -119,7 +120,8 @@ class Replica:
         self.stored_logs = StoredLogs(open_store(config.log_store)) if config.log_store else None
         self.awaited = AwaitedEnds()
         self.agent_stats = AgentStats()
-        self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.agent_stats)
+        self.rate_waiters = RateWaiters(self.machine)
+        self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.agent_stats, self.rate_waiters)
         self.leader = LeaderLoop(
             name=config.name,
             machine=self.machine,
@@ -149,7 +151,11 @@ class Replica:
             agent_stats=self.agent_stats,
         )
         self.attempt_calls = AttemptCalls(
-            machine=self.machine, submitter=self.submitter, clock=self.clock, barrier=self.read_barrier
+            machine=self.machine,
+            submitter=self.submitter,
+            clock=self.clock,
+            barrier=self.read_barrier,
+            rate_waiters=self.rate_waiters,
         )
         self.rebalance_loop = RebalanceLoop(
             rebalancer=Rebalancer(
@@ -189,6 +195,7 @@ class Replica:
             submitter=self.submitter,
             leader=self.leader,
             cluster=self.cluster,
+            bundles=self.bundles,
             transfer=self.transfer,
         )
         self.snapshots = SnapshotDownloads(config, self.log, fs, wall.now_ms)
@@ -358,7 +365,14 @@ class Replica:
             return queries.explain(self.machine, workflow_id, task_id)
         unfit = self.leader.liveness.status.unfit
         return explanation.explain(
-            self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms(), unfit=unfit
+            self.machine,
+            self.planner,
+            workflow_id,
+            task_id,
+            now_ms=self.clock.now_ms(),
+            usage=self.poll_service.usage,
+            missing_code=lambda digest: not self.bundles.store.has(digest),
+            unfit=unfit,
         )
 
     async def propose(self, command: AnyCommand | EncodedCommand, client: str = "") -> AnyReply:
@@ -367,7 +381,7 @@ class Replica:
             raise self.submitter.no_leader_error()
         return await self.submitter.propose(command, bounded=True, client=client)
 
-    async def control(self, command: ControlWorkflow | SetPriority, client: str = "") -> AnyReply:
+    async def control(self, command: ControlWorkflow | SetPriority | RaiseBudget, client: str = "") -> AnyReply:
         """Propose a command that controls a workflow, and wait until all of it is done. Raises `ProposeError`s.
 
         It waits for an earlier command that is still being carried out.

@@ -17,6 +17,7 @@ from raftflow.doctor.checks.replicas import (
     check_replicas,
     check_versions,
 )
+from raftflow.doctor.checks.tokens import check_tokens
 from raftflow.doctor.facts import ClusterFacts
 from raftflow.doctor.findings import CheckResult, Diagnosis, worst_first
 
@@ -33,6 +34,7 @@ CHECKS: Final[tuple[Callable[[ClusterFacts], Iterator[CheckResult]], ...]] = (
     check_processes,
     check_files,
     check_certificates,
+    check_tokens,
     check_snapshots,
     check_agents,
 )

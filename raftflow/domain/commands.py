@@ -2,7 +2,9 @@
 
 A command is a tagged, frozen struct that refuses unknown fields. Time and ids arrive inside it: `at_ms` is the
 leader's wall clock (ms since the epoch) when the command was made; the machine's clock is the largest time it has
-seen. A new meaning is a new tag, never a changed one.
+seen. A new meaning is a new tag, never a changed one. Those that running attempts ask for are in
+`attempt_commands.py`, those of budgets and rates in `spending_commands.py`, those of waits and signals in
+`wait_commands.py`.
 
 One log entry is an `Entry`: a batch of commands, each of which succeeds or is refused alone and as a whole.
 """
@@ -14,21 +16,91 @@ from typing import Literal
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.attempt_commands import (
+    BeginEffect,
+    CancelChildren,
+    ChildTask,
+    EndEffect,
+    RecordSteps,
+    SpawnTasks,
+    StepToRecord,
+)
+from raftflow.domain.bundle_commands import RegisterBundle, RetireBundles
+from raftflow.domain.command import Command
+from raftflow.domain.identity_commands import CreateToken, RevokeToken, RotateToken
+from raftflow.domain.spending_commands import (
+    BudgetRaise,
+    RaiseBudget,
+    RateToTake,
+    RemoveRateLimit,
+    SetRateLimit,
+    TakeRates,
+)
+from raftflow.domain.tasks.budgets import Budget
+from raftflow.domain.tasks.effects import EffectResolution
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import OnFailure, TaskSpec, WorkflowSpec
+from raftflow.domain.wait_commands import BeginWait, DecideApproval, SendSignal
+
+__all__ = [
+    "ENTRY_VERSION",
+    "AddTasks",
+    "AnyCommand",
+    "AttemptEnd",
+    "BeginEffect",
+    "BeginWait",
+    "BeginWorkflow",
+    "BudgetRaise",
+    "CancelChildren",
+    "ChildTask",
+    "ClearCache",
+    "Command",
+    "CommitBackups",
+    "CommitPlacements",
+    "ContinueAgenda",
+    "ControlWorkflow",
+    "CreateToken",
+    "DecideApproval",
+    "DrainAgent",
+    "DropUploads",
+    "EndEffect",
+    "Entry",
+    "EntryError",
+    "FinishWorkflow",
+    "FireTimers",
+    "ForgetAgent",
+    "OfferEnds",
+    "Placement",
+    "RaiseBudget",
+    "RaiseFeatureLevel",
+    "RateToTake",
+    "RecallAttempts",
+    "RecordSteps",
+    "RegisterAgent",
+    "RegisterBundle",
+    "RemoveAgent",
+    "RemoveRateLimit",
+    "ReportAttempts",
+    "ResolveEffect",
+    "ResumeAgent",
+    "RetireBundles",
+    "RetireWorkflows",
+    "RevokeToken",
+    "RotateToken",
+    "SendSignal",
+    "SetPriority",
+    "SetRateLimit",
+    "SpawnTasks",
+    "StepToRecord",
+    "SubmitWorkflow",
+    "Supported",
+    "TakeRates",
+    "TaskPart",
+    "decode_entry",
+    "encode_entry",
+]
 
 ENTRY_VERSION = 1
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
-    """What every command carries."""
-
-    at_ms: int
-    actor: str
-    """Who asked: `client:<name>`, `agent:<name>`, or `leader:<replica>`."""
-    request_id: str = ""
-    """Idempotency key; a command with one that was seen before gets the first reply and changes nothing.
-    Empty where the command is idempotent by its own content (reports, placements, timers)."""
 
 
 class SubmitWorkflow(Command, frozen=True, tag="workflow.submit"):
@@ -56,6 +128,7 @@ class BeginWorkflow(Command, frozen=True, tag="workflow.begin"):
     max_parallel: int | None = None
     code: str = ""
     """Digest of its code bundle, empty for none."""
+    budgets: tuple[Budget, ...] = ()
 
 
 class TaskPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -137,7 +210,7 @@ class RegisterAgent(Command, frozen=True, tag="agent.register"):
     """Random, made once per agent process."""
     capacity: dict[str, int]
     """Integer units (`raftflow.domain.tasks.resources`)."""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     prefetch: int = 0
     """How many attempts may wait in the agent's queue."""
     home: str = ""
@@ -282,70 +355,6 @@ class RecallAttempts(Command, frozen=True, tag="attempts.recall"):
     fences: tuple[int, ...]
 
 
-class StepToRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A step that an attempt has done."""
-
-    fence: int
-    name: str
-    occurrence: int
-    """How many steps of that name the attempt has begun, this one included."""
-    function: str
-    """What the step ran; empty if it is not told."""
-    result: bytes
-    """JSON."""
-
-
-class RecordSteps(Command, frozen=True, tag="steps.record"):
-    """Record steps of live attempts of one agent. Replies `StepsRecorded`, a verdict for each.
-
-    A step has one record: name and occurrence are its key in its task, over all attempts. So a command that comes
-    twice changes nothing the second time. Refused as a whole (stale incarnation) as `ReportAttempts`.
-    """
-
-    agent: str
-    incarnation: int
-    steps: tuple[StepToRecord, ...]
-
-
-class ChildTask(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A child in a `SpawnTasks`. One of the profiles that come with it tells what it runs."""
-
-    key: str
-    """Its key among the children of its parent."""
-    profile: int
-    """Index of its profile."""
-
-
-class SpawnTasks(Command, frozen=True, tag="tasks.spawn"):
-    """Add children to the workflow of a running attempt, all or nothing. Replies `TasksSpawned`.
-
-    A child that its parent has under this key already is found, and must be equal: so a repeated command changes
-    nothing. Refused if the attempt is over or is told to stop.
-    """
-
-    agent: str
-    incarnation: int
-    fence: int
-    """Of the attempt that asks."""
-    profiles: tuple[TaskSpec, ...]
-    """What the children run and want, without needs. Ids do not count."""
-    children: tuple[ChildTask, ...]
-
-
-class CancelChildren(Command, frozen=True, tag="tasks.cancel"):
-    """Cancel children of the task of a running attempt, with everything that they spawned. Replies `Done`.
-
-    Tasks that have ended, and tasks of other parents, stay as they are.
-    """
-
-    agent: str
-    incarnation: int
-    fence: int
-    """Of the attempt that asks."""
-    children: tuple[int, ...]
-    """Their positions in the workflow."""
-
-
 class FireTimers(Command, frozen=True, tag="timers.fire"):
     """Fire every timer that is due at `at_ms`: back-offs, deadlines. Replies `Fired`."""
 
@@ -364,25 +373,18 @@ class RetireWorkflows(Command, frozen=True, tag="workflows.retire"):
     count_max: int = 1_000
 
 
-class RegisterBundle(Command, frozen=True, tag="bundles.register"):
-    """Let workflows refer to a code bundle. Replies `Done`.
+class ResolveEffect(Command, frozen=True, tag="effects.resolve"):
+    """Decide about an effect without an outcome that nobody calls any more. Replies `Done`.
 
-    The leader proposes it when a majority of the voters has the bundle on the disk. A bundle that is known already
-    counts as used now, so that a workflow can refer to it for a while.
+    The first decision counts; another one is refused.
     """
 
-    digest: str
-    size: int
-
-
-class RetireBundles(Command, frozen=True, tag="bundles.retire"):
-    """Forget bundles that no workflow refers to, and none has for `unused_ms`. Replies `BundlesRetired`.
-
-    Every bundle is checked alone, and the others are passed over.
-    """
-
-    digests: tuple[str, ...]
-    unused_ms: int
+    number: int
+    resolution: EffectResolution
+    result: bytes = b""
+    """JSON, of one that is resolved as done."""
+    detail: str = ""
+    """Why, in the words of who decides."""
 
 
 class ClearCache(Command, frozen=True, tag="cache.clear"):
@@ -431,8 +433,21 @@ AnyCommand = (
     | OfferEnds
     | RecallAttempts
     | RecordSteps
+    | RaiseBudget
+    | SetRateLimit
+    | RemoveRateLimit
+    | TakeRates
+    | CreateToken
+    | RotateToken
+    | RevokeToken
     | SpawnTasks
     | CancelChildren
+    | BeginEffect
+    | EndEffect
+    | ResolveEffect
+    | BeginWait
+    | SendSignal
+    | DecideApproval
     | FireTimers
     | ContinueAgenda
     | RetireWorkflows

@@ -57,6 +57,20 @@ class WorkflowFinished(msgspec.Struct, frozen=True, gc=False):
     state: WorkflowState
 
 
+class RateLimitChanged(msgspec.Struct, frozen=True, gc=False):
+    """A rate limit was set, changed or removed: tasks that take from it may have to be placed."""
+
+    name: str
+
+
+class BudgetReached(msgspec.Struct, frozen=True, gc=False):
+    """So much was spent of a budget that its soft limit is reached, or all of it is used up."""
+
+    workflow_id: str
+    name: str
+    used_up: bool
+
+
 class TimerSet(msgspec.Struct, frozen=True, gc=False):
     """The earliest timer is now this one."""
 
@@ -71,5 +85,7 @@ Event = (
     | AgentChanged
     | WorkflowChanged
     | WorkflowFinished
+    | RateLimitChanged
+    | BudgetReached
     | TimerSet
 )

@@ -20,6 +20,8 @@ SPAWNED_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of what the children of one workflow run: commands, arguments and environments."""
 PARK_RANGES_MAX = 1_000
 """Ranges of children that a parked task waits for."""
+PARK_WAITS_MAX = 1_000
+"""Waits that a parked task waits for."""
 IDLE_PARKS_MAX = 100
 """Times in a row that a task may park although nothing that it waits for is open."""
 
@@ -135,12 +137,83 @@ STEPS_BYTES_PER_WORKFLOW_MAX = 256 * 1024 * 1024
 STEPS_MAX = 2_000_000
 """Records of durable steps of all workflows that are kept."""
 STEPS_BYTES_MAX = 2 * 1024 * 1024 * 1024
+EFFECTS_PER_TASK_MAX = 10_000
+"""Effects of one task, of all its attempts together."""
+EFFECTS_MAX = 250_000
+"""Effects of all workflows that are kept."""
+EFFECT_RESULT_BYTES_MAX = STEP_RESULT_BYTES_MAX - 1024
+"""Bytes of the result of one effect as JSON: its record says more than that."""
+EFFECT_DETAIL_CHARS_MAX = 1_000
+"""Characters of what is told about the outcome of an effect."""
+IDEMPOTENCY_KEY_CHARS_MAX = 64
+"""Characters of the key that an effect gives to the service that it calls."""
+WAITS_MAX = 500_000
+"""Open waits and decided approvals of all workflows that are kept."""
+WAITS_BYTES_MAX = 1024 * 1024 * 1024
+"""Bytes of them, 512 for each beside its texts."""
+WAITS_BYTES_PER_WORKFLOW_MAX = 256 * 1024 * 1024
+WAITS_PER_TASK_MAX = 1_000
+"""Open waits of one task."""
+WAIT_REQUEST_BYTES_MAX = 32 * 1024
+"""Bytes of what a wait asks: the details of an approval, or the schema of a signal."""
+ON_TIMEOUT_BYTES_MAX = 1024
+"""Bytes of the value that counts when a wait has timed out."""
+TITLE_CHARS_MAX = NAME_CHARS_MAX
+"""Characters of the title of an approval."""
+CHOICES_MAX = 20
+CHOICE_CHARS_MAX = 100
+COMMENT_CHARS_MAX = 2_000
+"""Characters of the comment of somebody who decides."""
+SCHEMA_BYTES_MAX = 16 * 1024
+"""Bytes of the schema of a signal."""
+SIGNAL_BYTES_MAX = RESULT_BYTES_MAX - 2 * 1024
+"""Bytes of the payload of a signal as JSON: it becomes part of a record."""
+SIGNAL_FAULT_CHARS_MAX = 200
+"""Characters of why a payload does not fit a schema."""
+SIGNALS_PER_WORKFLOW_MAX = 1_000
+"""Signals of one workflow that were sent before a wait for them began."""
+SIGNALS_BYTES_PER_WORKFLOW_MAX = 4 * 1024 * 1024
+SIGNALS_MAX = 100_000
+"""Signals of all workflows that wait for a wait."""
+SIGNALS_BYTES_MAX = 256 * 1024 * 1024
+SIGNAL_KEYS_PER_WORKFLOW_MAX = 10_000
+"""Keys of signals that a workflow remembers; the oldest is forgotten first."""
+SIGNAL_KEYS_MAX = 1_000_000
+"""Keys of signals of all workflows."""
 CALLS_MAX = 1_000
 """Calls of attempts in one request of their agent."""
 CALL_STEPS_MAX = 256
 """Records of steps in one answer."""
 FUNCTION_CHARS_MAX = 500
 """Characters of the name of a function that a step runs."""
+
+BUDGETS_PER_WORKFLOW_MAX = 16
+"""Budgets of one workflow, and different things that one step spends."""
+BUDGET_NAME_CHARS_MAX = 100
+BUDGET_MILLIONTHS_MAX = 10**18
+"""Largest amount of a budget and of what is spent, in millionths of a unit."""
+BUDGET_TASKS_SHOWN_MAX = 1_000
+"""Tasks in one answer that says what was spent by which task."""
+BUDGET_NAMES_SPENT_MAX = 64
+"""Different things of which one workflow counts what is spent."""
+
+RATE_LIMITS_MAX = 1_000
+"""Rate limits of the cluster."""
+RATE_NAME_CHARS_MAX = 100
+"""Characters of the name of a rate limit."""
+RATE_AMOUNT_MAX = 1_000_000_000
+"""Units of a rate limit in its unit of time, and units that its bucket holds."""
+RATES_PER_TASK_MAX = 16
+"""Rate limits from which one task takes."""
+RATE_TAKES_MAX = 1_000
+"""Attempts that take from rate limits in one command."""
+
+TOKENS_MAX = 1_000
+"""Tokens of the cluster."""
+TOKEN_LIFETIME_MS_MAX = 10 * 366 * 86_400_000
+"""Longest time for which a token is valid, and for which an old secret is valid beside the new one."""
+TOKEN_DIGEST_BYTES = 32
+"""Bytes of the digest of a token (SHA-256)."""
 
 ATTEMPT_HISTORY_MAX = 16
 """Ended attempts remembered per task, the newest; the audit file has all."""
@@ -156,6 +229,8 @@ USAGE_PER_POLL_MAX = 4_096
 
 NUMBER_MAX = 2**63 - 1
 """Largest whole number of a request: what the log's formats hold."""
+BYTE_OFFSET_MAX = 2**53
+"""Largest byte of a file or stream that a request begins at. Files cannot be read near `NUMBER_MAX`."""
 USAGE_NUMBER_MAX = 2**53
 """Largest number that a usage may have: what every JSON reader takes exactly."""
 EXIT_CODE_MIN, EXIT_CODE_MAX = -(2**31), 2**32 - 1

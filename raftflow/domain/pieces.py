@@ -37,7 +37,7 @@ def profile_key(task: TaskSpec) -> bytes:
         (
             task.program, task.env, task.cwd, task.resources, task.labels,
             task.retries, task.retry_delay_ms, task.retry_delay_max_ms, task.timeout_ms, task.grace_ms,
-            task.kind, task.cache, task.exclusive, task.memory_max_mib, task.backup,
+            task.kind, task.cache, task.exclusive, task.memory_max_mib, task.backup, task.rates,
         )
     )  # fmt: skip
 

@@ -18,23 +18,26 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.contract.views import FieldProblem
+from raftflow.domain.tasks.program import TaskWait
 from raftflow.domain.tasks.resources import MEMORY
 from raftflow.domain.tasks.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
 from raftflow.domain.values.code_bundle import is_digest
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, DocumentFaults, shown
 from raftflow.formats.foreign.other_systems import kind_of, refuse
+from raftflow.formats.readers.budgets import read_budgets
 from raftflow.formats.readers.fields import OWN_KEYS, READERS
 from raftflow.formats.readers.part import DocumentPart
 from raftflow.formats.readers.programs import PLACEHOLDER, check_choice, drop_inherited, take_program
 from raftflow.formats.readers.values import text_bytes
+from raftflow.formats.readers.waits import check_waiting
 
 __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
 
 ENTRY_OVERHEAD_BYTES = 4 * 1024
 """Room left in a log entry for what surrounds the workflow."""
 
-TOP_KEYS = ("$schema", "name", "priority", "on_failure", "max_parallel", "code", "defaults", "tasks")
+TOP_KEYS = ("$schema", "name", "priority", "on_failure", "max_parallel", "code", "budgets", "defaults", "tasks")
 _DELAY_MS = 1_000
 _DELAY_MAX_MS = 60_000
 
@@ -58,6 +61,7 @@ def normalize(document: object) -> WorkflowSpec:
     on_failure = _read_on_failure(document.get("on_failure", "stop"), faults)
     max_parallel = _read_max_parallel(document.get("max_parallel"), faults)
     code = _read_code(document["code"], faults) if "code" in document else ""
+    budgets = read_budgets(document["budgets"], faults) if "budgets" in document else ()
     raw_tasks = _read_task_list(document, faults)
     reader = _TaskReader(faults)
     reader.read_defaults(document.get("defaults", {}))
@@ -69,6 +73,7 @@ def normalize(document: object) -> WorkflowSpec:
         on_failure=on_failure,
         max_parallel=max_parallel,
         code=code,
+        budgets=budgets,
     )
     if tasks:
         for problem in check_graph(spec, PROBLEMS_MAX):
@@ -202,6 +207,8 @@ class _TaskReader:
         if "resources" not in fields:
             fields["resources"] = part.plain_resources
         check_whole(part, fields, raw)
+        if type(fields["program"]) is TaskWait:
+            fields = check_waiting(part, fields, raw)
         return TaskSpec(**fields)
 
     def _placeholder(self, number: int, needs: tuple[str, ...]) -> TaskSpec:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.tasks import budgets
 from raftflow.domain.tasks.resources import AMOUNT_PATTERN, SIZE_PATTERN
 from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS, OnFailure, TaskSpec, WorkflowSpec
 from raftflow.domain.values.code_bundle import DIGEST_PATTERN
@@ -27,6 +28,7 @@ from raftflow.formats.readers.durations import CHARS_MAX as DURATION_CHARS_MAX
 from raftflow.formats.readers.durations import UNIT_MS
 from raftflow.formats.readers.part import NO_NUL_PATTERN
 from raftflow.formats.readers.programs import CHOICE, CHOOSERS, PROGRAM_SCHEMAS, PROGRAMS
+from raftflow.formats.readers.waits import wait_schema, waiting_keys
 
 Schema = dict[str, Any]
 
@@ -46,6 +48,7 @@ BEYOND: Final = re.compile(
     r"|resources, the limit is|command, arguments and environment take|nested deeper than|must fit 64 bits"
     r"|a reference is \{|must be a string of at most \d+ bytes|belongs to `python`"
     r"|must have either `command` or `python`"
+    r"|must be more than 0|has more than six decimals|must not be above the hard limit"
     r"|needs in all|the workflow takes|is not a valid name of a variable"
 )
 """Messages of faults that a JSON Schema cannot express, or only in a way that code generators do not understand."""
@@ -148,6 +151,7 @@ class _SchemaParts:
                 "type": "string",
                 "pattern": f"^{DIGEST_PATTERN}$",
             },
+            "budgets": self._budgets(),
             "defaults": self._to("TaskDefaults"),
             "tasks": {
                 "description": "Tasks in any order.",
@@ -170,6 +174,39 @@ class _SchemaParts:
             "then": {"type": "object", "properties": {"tasks": {"type": "array", "items": runs}}},
         }
 
+    def _budgets(self) -> Schema:
+        amount: Schema = {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": limits.BUDGET_MILLIONTHS_MAX // budgets.SCALE},
+                {"type": "string", "pattern": budgets.AMOUNT_PATTERN, "maxLength": budgets.AMOUNT_CHARS_MAX},
+            ]
+        }
+        return {
+            "description": "What its tasks may spend, by name. When a budget is used up the workflow pauses.",
+            "type": "object",
+            "propertyNames": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": limits.BUDGET_NAME_CHARS_MAX,
+                "pattern": NAME_PATTERN,
+            },
+            "additionalProperties": {
+                "anyOf": [
+                    *amount["anyOf"],
+                    {
+                        "type": "object",
+                        "properties": {
+                            "hard": {"description": "When so much is spent the workflow pauses.", **amount},
+                            "soft": {"description": "When so much is spent it is told; by default 80 %.", **amount},
+                        },
+                        "required": ["hard"],
+                        "additionalProperties": False,
+                    },
+                ]
+            },
+            "maxProperties": limits.BUDGETS_PER_WORKFLOW_MAX,
+        }
+
     def _task(self) -> Schema:
         keys = self._keys()
         return {
@@ -179,7 +216,7 @@ class _SchemaParts:
             "properties": keys,
             "required": ["id"],
             "additionalProperties": False,
-            "not": {"anyOf": [*_two_programs(), *_foreign_options()]},
+            "not": {"anyOf": [*_two_programs(), *_foreign_options(), *_run_and_wait()]},
         }
 
     def _defaults(self) -> Schema:
@@ -208,6 +245,7 @@ class _SchemaParts:
                 "uniqueItems": True,
             },
             **PROGRAM_SCHEMAS,
+            "wait": wait_schema(self._to("Duration")),
             "env": {
                 "description": "Environment variables. RAFTFLOW_* are set by the agent.",
                 "type": "object",
@@ -294,6 +332,19 @@ class _SchemaParts:
                 "type": "boolean",
                 "default": _default(TaskSpec, "backup"),
             },
+            "rates": {
+                "description": "Units that each attempt takes of rate limits (`raftflow limit set`) when it is "
+                "placed, by name of the limit.",
+                "type": "object",
+                "propertyNames": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": limits.RATE_NAME_CHARS_MAX,
+                    "pattern": NAME_PATTERN,
+                },
+                "additionalProperties": {"type": "integer", "minimum": 1, "maximum": limits.RATE_AMOUNT_MAX},
+                "maxProperties": limits.RATES_PER_TASK_MAX,
+            },
         }
         return {key: made[key] for key in fields.READERS}
 
@@ -345,3 +396,8 @@ def _foreign_options() -> list[Schema]:
                     both["properties"][option] = not_empty
                     found.append(both)
     return found
+
+
+def _run_and_wait() -> list[Schema]:
+    """Return what a task has that waits, and has keys of a task that runs."""
+    return [_has("wait", key) for key in waiting_keys(fields.READERS) if key not in CHOOSERS]

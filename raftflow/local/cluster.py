@@ -55,6 +55,8 @@ class LocalCluster:
     def __init__(self, directory: Path, content: ClusterFile) -> None:
         self.directory = directory
         self._file = ClusterFileStore(directory, content)
+        self.missing_bundles: list[str] = []
+        """Code bundles that were not beside the snapshot of which the cluster was made just now."""
 
     # --- making and finding
 
@@ -71,7 +73,8 @@ class LocalCluster:
                 f"{directory} already holds a cluster: start it again without other options, or remove the directory"
             )
         cluster_id = _new_id(options.restore)
-        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "logs").mkdir(mode=0o700, exist_ok=True)
         ports = free_ports((4 if options.proxied else 2) * options.nodes)
         behind = ports[2 * options.nodes :] or [0] * (2 * options.nodes)
         hosts = options.hosts or (("127.0.0.1", []),) * options.nodes
@@ -89,10 +92,16 @@ class LocalCluster:
         ]
         resources = ["--cpus", str(options.agent_cpus), "--memory", options.agent_memory]
         agent_machines = options.agent_machines or ([],) * options.agents
+        agent_labels = options.agent_labels or ({},) * options.agents
         agents = [
             AgentPlace(
                 name=f"a{number + 1}",
-                arguments=[*resources, "--prefetch", str(options.prefetch)],
+                arguments=[
+                    *resources,
+                    "--prefetch",
+                    str(options.prefetch),
+                    *(word for label in agent_labels[number].items() for word in ("--label", "=".join(label))),
+                ],
                 machine=agent_machines[number],
             )
             for number in range(options.agents)
@@ -112,7 +121,9 @@ class LocalCluster:
             cluster.config_file(replica.name).write_text(replica_toml(content, replica, options), encoding="utf-8")
         write_private(cluster.client_file, client_settings(cluster.urls, cluster.token))
         if options.restore is not None:
-            restore_replicas([cluster.config_file(replica.name) for replica in replicas], options.restore)
+            cluster.missing_bundles = restore_replicas(
+                [cluster.config_file(replica.name) for replica in replicas], options.restore
+            )
         cluster._file.save()
         return cluster
 
@@ -245,7 +256,7 @@ class LocalCluster:
     def start_agent(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         """Start one agent unless it runs, with these variables in its environment too."""
         work = self.directory / name
-        work.mkdir(exist_ok=True)
+        work.mkdir(mode=0o700, exist_ok=True)
         with self._file.changing():
             agent = self._agent(name)
             if agent.process is not None and processes.alive(agent.process):

@@ -79,6 +79,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Of each replica its address and what goes before its command; this machine's loopback if it is empty."""
     agent_machines: tuple[list[str], ...] = ()
     """Of each agent what goes before its command; nothing if it is empty."""
+    agent_labels: tuple[dict[str, str], ...] = ()
+    """Labels of each agent; none if it is empty."""
     proxied: bool = False
     """A proxy, which somebody else runs, listens at the addresses of the replicas; they listen on ports behind it."""
     replica_module: str = "raftflow"

@@ -45,12 +45,17 @@ def alive(record: ProcessRecord) -> bool:
     return fields is not None and fields[0] != "Z" and int(fields[19]) == record.started_ticks
 
 
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read."""
+    return os.open(path, flags, 0o600)
+
+
 def start(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> ProcessRecord:
     """Start a program in a session of its own with its output appended to `log`.
 
     Raises `OSError` if the program cannot be started.
     """
-    with log.open("ab") as output:
+    with open(log, "ab", opener=_open_private) as output:
         process = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,

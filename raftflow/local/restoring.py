@@ -24,16 +24,22 @@ def id_for(snapshot: Path) -> str:
         raise LocalClusterError(str(error)) from error
 
 
-def restore_replicas(config_files: Sequence[Path], snapshot: Path) -> None:
-    """Make the data directory of every replica. Raises `LocalClusterError`."""
+def restore_replicas(config_files: Sequence[Path], snapshot: Path) -> list[str]:
+    """Make the data directory of every replica. Returns the code bundles that are missing.
+
+    Raises `LocalClusterError`.
+    """
     fs = RealFileSystem()
+    missing: dict[str, None] = {}
     try:
         for file in config_files:
-            restore_replica(load_config(file, environ={}), snapshot, fs, now_ms=_now_ms())
+            restored = restore_replica(load_config(file, environ={}), snapshot, fs, now_ms=_now_ms())
+            missing |= dict.fromkeys(restored.missing_bundles)
     except (RestoreRefusedError, SnapshotFileError, LogFailedError, OSError) as error:
         raise LocalClusterError(str(error)) from error
     finally:
         fs.close()
+    return list(missing)
 
 
 def _now_ms() -> int:

@@ -56,12 +56,15 @@ from raftflow.machine.commands import (
     uploads,
     workflows,
 )
+from raftflow.machine.commands.effects.attempts import begin_effect, end_effect
+from raftflow.machine.commands.effects.resolving import resolve_effect
+from raftflow.machine.commands.identities import tokens
+from raftflow.machine.commands.spending import budgets, rates
+from raftflow.machine.commands.waits import approvals, begin, signals
+from raftflow.machine.commands.waits.documents import begin_document_waits
 from raftflow.machine.rules import backups, cache, recall
-from raftflow.machine.rules.context import ApplyContext
+from raftflow.machine.rules.context import NOTES_MAX, ApplyContext
 from raftflow.machine.tables.requests import Remembered, fingerprint_of
-
-NOTES_MAX = 20
-"""Notes in the detail of one audit record."""
 
 Handler = Callable[[ApplyContext, Any], AnyReply]
 
@@ -84,8 +87,21 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.OfferEnds: ("attempts.offer", attempts.offer_ends, "agent"),
     c.SpawnTasks: ("tasks.spawn", spawning.spawn_tasks, "agent"),
     c.CancelChildren: ("tasks.cancel", children.cancel_named, "agent"),
+    c.BeginWait: ("waits.begin", begin.begin_wait, "agent"),
+    c.DecideApproval: ("approvals.decide", approvals.decide_approval, ""),
+    c.SendSignal: ("signals.send", signals.send_signal, "workflow_id"),
     c.RecallAttempts: ("attempts.recall", recall.recall_attempts, "agent"),
     c.RecordSteps: ("steps.record", steps.record_steps, "agent"),
+    c.RaiseBudget: ("budgets.raise", budgets.raise_budget, "workflow_id"),
+    c.SetRateLimit: ("rates.set", rates.set_limit, "name"),
+    c.RemoveRateLimit: ("rates.remove", rates.remove_limit, "name"),
+    c.TakeRates: ("rates.take", rates.take_rates, "agent"),
+    c.CreateToken: ("tokens.create", tokens.create_token, "name"),
+    c.RotateToken: ("tokens.rotate", tokens.rotate_token, "name"),
+    c.RevokeToken: ("tokens.revoke", tokens.revoke_token, "name"),
+    c.BeginEffect: ("effects.begin", begin_effect, "agent"),
+    c.EndEffect: ("effects.end", end_effect, "agent"),
+    c.ResolveEffect: ("effects.resolve", resolve_effect, ""),
     c.FireTimers: ("timers.fire", timers.fire_timers, ""),
     c.ContinueAgenda: ("agenda.continue", agenda.continue_agenda, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
@@ -114,6 +130,8 @@ def apply_command(
     else:
         reply = handler(step, command)
         outcome = reply.code.value if type(reply) is Rejection else "ok"
+    if step.waits_due:
+        begin_document_waits(step)
     transitions = step.transitions
     record = AuditRecord(
         index=index,

@@ -10,9 +10,11 @@ from collections.abc import Collection, Mapping, Sequence, Sized
 from typing import Protocol
 
 from raftflow.domain.replies import AnyReply
+from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.feasibility import Shape
 from raftflow.domain.tasks.program import Program
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState, WorkflowState
+from raftflow.domain.values.rates import Rates
 
 
 class AttemptRow(Protocol):
@@ -125,6 +127,25 @@ class ProfileRow(Protocol):
     def retries(self) -> int: ...
     @property
     def backup(self) -> bool: ...
+    @property
+    def rates(self) -> Rates: ...
+
+
+class TokenRow(Protocol):
+    """A token, without its secret."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def agents(self) -> str: ...
+    @property
+    def labels(self) -> dict[str, str]: ...
+    @property
+    def expires_ms(self) -> int | None: ...
 
 
 class WorkflowRow(Protocol):
@@ -144,6 +165,8 @@ class WorkflowRow(Protocol):
     def finished_ms(self) -> int: ...
     @property
     def paused(self) -> bool: ...
+    @property
+    def budgets(self) -> tuple[Budget, ...]: ...
     @property
     def cancelled(self) -> bool: ...
     @property

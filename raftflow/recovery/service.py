@@ -1,7 +1,8 @@
 """Snapshots that a replica saves by itself: every `snapshot.every` one, of which the newest `snapshot.keep` stay.
 
-The file is that of `raftflow snapshot save --stale`: what this replica has applied. After a restart the next one is
-due when the newest file is old enough, so restarts neither delay snapshots nor add to them.
+The file is that of `raftflow snapshot save --stale`: what this replica has applied. Its code bundles lie beside it,
+in `FILE.bundles`, and are there before the file is. Files of one folder share them by links. After a restart the
+next one is due when the newest file is old enough, so restarts neither delay snapshots nor add to them.
 
     DIR/CLUSTER.REPLICA.20261130T071500Z.snapshot
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from raftflow.domain.contract.cluster import SavedSnapshotFacts
+from raftflow.recovery.bundle_files import copy_beside, folder_beside, remove_beside
 from raftflow.recovery.cluster_snapshot import ClusterSnapshotWriter, SnapshotFileError, SnapshotLabel
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.log import SnapshotNotTakenError
@@ -42,15 +44,24 @@ class SnapshotService:
     Args:
         config: of the replica; `config.snapshot` says how often and where.
         snapshots: of the replica.
+        bundles: digests of the code bundles that the state names.
         now_ms: the wall clock.
     """
 
-    def __init__(self, config: CoordinatorConfig, snapshots: SnapshotDownloads, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        snapshots: SnapshotDownloads,
+        bundles: Callable[[], list[str]],
+        now_ms: Callable[[], int],
+    ) -> None:
         self._every_s = config.snapshot.every_ms / 1000
         self._keep = config.snapshot.keep
         self._directory = config.snapshot.directory
         self._prefix = _prefix(config)
         self._snapshots = snapshots
+        self._bundles = bundles
+        self._data_dir = config.data_dir
         self._now_ms = now_ms
         self._task: asyncio.Task[None] | None = None
 
@@ -88,7 +99,7 @@ class SnapshotService:
                 failed = True
 
     def _due_in_s(self, directory: Path) -> float:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         newest = max((path.stat().st_mtime for path in self._saved(directory)), default=None)
         if newest is None:
             return 0.0
@@ -102,14 +113,27 @@ class SnapshotService:
             label = SnapshotLabel.of(await self._snapshots.describe(snapshot))
             time = datetime.fromtimestamp(label.taken_at_ms / 1000, UTC).strftime(_TIME)
             path = directory / f"{self._prefix}{time}.snapshot"
+            # The state in the file is at most as new as this. What was forgotten since then, nothing in it uses.
+            await asyncio.to_thread(self._copy_bundles, path, self._bundles())
             await asyncio.to_thread(_copy, snapshot, path, label)
             return path
         finally:
             snapshot.file.close()
 
+    def _copy_bundles(self, path: Path, digests: list[str]) -> None:
+        earlier = self._saved(path.parent)
+        missing = copy_beside(path, digests, self._data_dir, earlier[-1] if earlier else None)
+        if missing:
+            _log.warning("%s is saved without code bundles, which are missing here: %s", path, ", ".join(missing))
+
     def _prune(self, directory: Path) -> None:
         for path in self._saved(directory)[: -self._keep]:
             path.unlink(missing_ok=True)
+        kept = {folder_beside(path) for path in self._saved(directory)}
+        for path in directory.iterdir():
+            name = path.name.removesuffix(".bundles")
+            if name.startswith(self._prefix) and name != path.name and path not in kept:
+                remove_beside(path.with_name(name))  # of a pruned file, or left by a process that was killed
         for path in directory.iterdir():
             if path.name.startswith(f".{self._prefix}") and path.name.endswith(".partial"):
                 path.unlink(missing_ok=True)  # a process that was killed left it

@@ -22,7 +22,7 @@ from raftflow.coordinator.audit.segments import read_end
 from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.machine import Machine
-from raftflow.recovery.bundle_files import copy_beside
+from raftflow.recovery.bundle_files import copy_beside, digests_of
 from raftflow.recovery.cluster_snapshot import SnapshotLabel, SnapshotOrigin, save_machine
 from raftflow.replication.messages.envelope import NO_OP
 from raftflow.replication.storage.snapshot_file import SnapshotInfo
@@ -86,6 +86,8 @@ class Survivor:
             if log.last_index == 0:
                 raise RecoveryRefusedError(f"{config.data_dir} holds no data: nothing can be recovered from it")
             self._log = log
+            self.missing_bundles: list[str] = []
+            """Code bundles that this replica lacks, known after `save`."""
             self.machine = replay(log, _audit_end(fs, config.data_dir / "audit"), level_max)
         finally:
             log.close()
@@ -172,7 +174,7 @@ class Survivor:
         )
         origin = SnapshotOrigin(log.identity.cluster, log.identity.replica, taken_at_ms, recovered=True)
         label = save_machine(path, self.machine, info, origin)
-        copy_beside(path, self.machine, Path(log.path))
+        self.missing_bundles = copy_beside(path, digests_of(self.machine), Path(log.path))
         return label
 
 

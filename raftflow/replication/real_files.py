@@ -172,7 +172,7 @@ class RealFileSystem:
         if path.is_dir():
             return
         self.make_dir(path.parent)
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         self.sync_dir(path.parent)
 
     def list_dir(self, path: Path) -> list[str]:

@@ -2,7 +2,8 @@
 
 Order of the tasks over all shapes (`order.order_key`): lost tasks first, then priority with ageing, then turn, then
 upward rank (the longest path to the end of the workflow). A task that fits nowhere is passed over and reserves
-nothing. The same holds for a task whose workflow is at its `max_parallel`.
+nothing. The same holds for a task whose workflow is at its `max_parallel`, and for one that takes more of a rate
+limit than there is now.
 
 First round, tasks that can run at once: each goes to the agent with the best score (`scores.py`). An agent whose
 queue is not empty takes none: the task would join the queue, and passing the queue would let large tasks starve. An
@@ -53,15 +54,16 @@ def decide(view: PlacementView) -> Decision:
     placements: list[Placement] = []
     passed: list[tuple[ReadyTask, Lane]] = []
     budgets = dict(view.budgets)
+    units = dict(view.rate_units)
     for task, lane in _in_order(view.groups, lanes):
         if len(placements) == view.placements_max:
             break
-        if task.limited and budgets.get(task.workflow_id, 1) <= 0:
+        if (task.limited and budgets.get(task.workflow_id, 1) <= 0) or (task.rates and not _has_units(task, units)):
             continue
         number = lane.where_to_run(task)
         if number is not None:
             fleet.run(number, lane)
-            placements.append(_placement(fleet, lane, task, number, budgets))
+            placements.append(_placement(fleet, lane, task, number, budgets, units))
             continue
         if lane.passed_at < 0:
             lane.passed_at = len(placements)
@@ -73,12 +75,12 @@ def decide(view: PlacementView) -> Decision:
     for task, lane in passed:
         if len(placements) == view.placements_max or not fleet.queue_room:
             break
-        if task.limited and budgets.get(task.workflow_id, 1) <= 0:
+        if (task.limited and budgets.get(task.workflow_id, 1) <= 0) or (task.rates and not _has_units(task, units)):
             continue
         number = lane.where_to_queue(task)
         if number is not None:
             fleet.enqueue(number, task)
-            placements.append(_placement(fleet, lane, task, number, budgets))
+            placements.append(_placement(fleet, lane, task, number, budgets, units))
     return Decision(
         placements=placements,
         placed=tuple([lane.shape for lane in lanes if lane.placed]),
@@ -86,8 +88,17 @@ def decide(view: PlacementView) -> Decision:
     )
 
 
-def _placement(fleet: Fleet, lane: Lane, task: ReadyTask, number: int, budgets: dict[str, int]) -> Placement:
+def _has_units(task: ReadyTask, units: dict[str, int]) -> bool:
+    """Tell whether the rate limits have what a task takes of them."""
+    return all(units.get(name, 0) >= count for name, count in task.rates)
+
+
+def _placement(  # noqa: PLR0917 - of one caller
+    fleet: Fleet, lane: Lane, task: ReadyTask, number: int, budgets: dict[str, int], units: dict[str, int]
+) -> Placement:
     lane.placed = True
+    for name, count in task.rates:
+        units[name] -= count
     if task.limited and task.workflow_id in budgets:
         budgets[task.workflow_id] -= 1
     agent = fleet.agents[number]

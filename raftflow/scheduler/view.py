@@ -43,6 +43,8 @@ class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     agent."""
     budgets: Mapping[str, int] = NO_BUDGETS
     """How many tasks may be placed now of each workflow that limits itself."""
+    rate_units: Mapping[str, int] = NO_BUDGETS
+    """Units that rate limits have now, by name. Tasks take them when they are placed."""
     reserved: Mapping[str, Shape] = NO_RESERVATIONS
     """Agents that are reserved for a shape which could run nowhere for a while; see `reservations.py`."""
 

@@ -12,10 +12,11 @@ import socket
 import threading
 from itertools import count
 from typing import Any, Final
+from weakref import WeakSet
 
 import msgspec
 
-from raftflow.sdk.errors import ClientError
+from raftflow.sdk.errors import ClientError, TaskParked
 
 _RECEIVE_BYTES: Final = 1 << 16
 _PATH_BYTES_MAX: Final = 107
@@ -55,17 +56,16 @@ class _Occurrence(msgspec.Struct):
 _decode_occurrence = msgspec.json.Decoder(_Occurrence).decode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Answer).decode
+_DONE: Final = b'{"id":0,"ok":{}}\n'
+"""The answer to a request of a thread that says nothing but success, as most do."""
 
 
-class RunningStep:
+class RunningStep(msgspec.Struct, eq=False, gc=False):
     """A step that runs. `occurrence` is None while it runs without having been begun at the agent."""
 
-    __slots__ = ("function", "name", "occurrence")
-
-    def __init__(self, name: str, function: str) -> None:
-        self.name = name
-        self.function = function
-        self.occurrence: int | None = None
+    name: str
+    function: str
+    occurrence: int | None = None
 
 
 class StepOrder:
@@ -85,34 +85,114 @@ class StepOrder:
         self.alone: RunningStep | None = None
         """The step that runs without having been begun."""
 
+    def end(self, step: RunningStep) -> None:
+        """Note that a step does not run any more."""
+        with self.lock:
+            self.running -= 1
+            if self.alone is step:
+                self.alone = None
+
+
+_sockets: WeakSet[AttemptSocket] = WeakSet()
+
+
+def _before_fork() -> None:
+    """Begin what runs unasked: the steps of the process that is made come after it."""
+    for each in tuple(_sockets):
+        with contextlib.suppress(CallRefused, OSError, RuntimeError):  # the attempt is over: nothing is recorded
+            each.begin_alone()
+
+
+def _after_fork_in_child() -> None:
+    """Begin to count again: what runs in the parent, and who holds its lock, is not known here."""
+    for each in tuple(_sockets):
+        each.forget_inherited()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
 
 class AttemptSocket:
     """Asks the agent, for the attempt that runs in this process."""
 
     def __init__(self, path: str) -> None:
         self.order = StepOrder()
+        self.parked = False
+        """The attempt has parked: it asks nothing any more."""
         self._path = path
-        self._pid = os.getpid()
-        self._slots = threading.BoundedSemaphore(_THREADS_MAX)
+        self._closed = False
+        self._forget_connections()
+        _sockets.add(self)
+
+    def _forget_connections(self) -> None:
         self._idle: list[_ThreadConnection] = []
+        self._connected = 0
+        """Connections of threads, idle or not."""
+        self._freed = threading.Condition()
+        self._waiting = 0
+        """Threads that wait for a connection."""
         self._open: list[socket.socket] = []
         self._loops: dict[asyncio.AbstractEventLoop, asyncio.Task[_LoopConnection]] = {}
-        self._closed = False
+
+    def forget_inherited(self) -> None:
+        """Begin again in a process that was forked: the connections of its parent carry the parent's requests."""
+        self.order = StepOrder()
+        self._forget_connections()
 
     def call(self, name: str, fields: dict[str, Any]) -> bytes:
         """Send a request and return what it was answered with, as JSON. Raises `CallRefused`."""
-        if os.getpid() != self._pid:
-            self._forget_inherited()
-        with self._slots:
-            connection = self._idle.pop() if self._idle else _ThreadConnection(self._connect())
-            answer = connection.ask(_encode({"id": 0, "call": name, **fields}) + b"\n")
-            self._idle.append(connection)
-        return _told(answer)
+        return self.ask(_encode({"id": 0, "call": name, **fields}) + b"\n")
 
-    def _forget_inherited(self) -> None:
-        """A process that was forked has connections of its own: those of its parent carry the parent's requests."""
-        self._pid, self._idle, self._open, self._loops = os.getpid(), [], [], {}
-        self._slots = threading.BoundedSemaphore(_THREADS_MAX)
+    def record(self, step: RunningStep, result: bytes) -> bytes:
+        """Record a step that has no occurrence yet and has spent nothing; as `call` does."""
+        name, function = _encode(step.name), _encode(step.function)
+        return self.ask(b'{"id":0,"call":"record","name":%b,"function":%b,"result":%b}\n' % (name, function, result))
+
+    def ask(self, line: bytes) -> bytes:
+        """Send the line of a request with the id 0; as `call` does.
+
+        When many tasks do steps, each finds the memory of its process cold. So this path is short.
+        """
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._free_connection()
+        try:
+            answer = connection.ask(line)
+        except BaseException:
+            self._discard(connection)
+            raise
+        self._idle.append(connection)
+        if self._waiting:
+            with self._freed:
+                self._freed.notify()
+        return b"{}" if answer == _DONE else self._told(_decode(answer))
+
+    def _free_connection(self) -> _ThreadConnection:
+        """Return a connection: a new one, or one that another thread has given back."""
+        with self._freed:
+            self._waiting += 1  # before the look: who gives one back looks at this afterwards
+            try:
+                while True:
+                    with contextlib.suppress(IndexError):
+                        return self._idle.pop()
+                    if self._connected < _THREADS_MAX:
+                        break
+                    self._freed.wait()
+            finally:
+                self._waiting -= 1
+            connection = _ThreadConnection(self._connect())
+            self._connected += 1
+            return connection
+
+    def _discard(self, connection: _ThreadConnection) -> None:
+        """An answer may still come on this connection: it is not used again."""
+        with self._freed:
+            self._connected -= 1
+            self._freed.notify()
+        with contextlib.suppress(ValueError):
+            self._open.remove(connection.socket)
+        connection.socket.close()
 
     async def call_async(self, name: str, fields: dict[str, Any]) -> bytes:
         """Do the same in an event loop."""
@@ -121,7 +201,15 @@ class AttemptSocket:
         if connecting is None:
             connecting = self._loops[loop] = loop.create_task(_LoopConnection.open(self._connect()))
         stream = await asyncio.shield(connecting)
-        return _told(await stream.ask(name, fields))
+        return self._told(await stream.ask(name, fields))
+
+    def _told(self, answer: _Answer) -> bytes:
+        if answer.error is None:
+            return bytes(answer.ok)
+        if answer.error.type == "parked":
+            self.parked = True
+            raise TaskParked(answer.error.detail)
+        raise CallRefused(answer.error.type, answer.error.detail)
 
     def begin_alone(self, *, last: bool = False) -> None:
         """Begin the step that runs unasked, if there is one. With `last` no further one runs unasked for now."""
@@ -133,6 +221,11 @@ class AttemptSocket:
             if last:
                 order.unasked = 0
 
+    def ask_again(self) -> None:
+        """Begin the next step at the agent, which may refuse it: a budget is used up."""
+        with self.order.lock:
+            self.order.unasked = 0
+
     def begin_alone_locked(self) -> None:
         """Do so while the lock of the order is held: that step comes before what begins next."""
         step, self.order.alone = self.order.alone, None
@@ -143,6 +236,7 @@ class AttemptSocket:
     def close(self) -> None:
         """Close all connections."""
         self._closed = True
+        self._idle.clear()
         for connecting in self._loops.values():
             if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
                 connecting.result().close()
@@ -175,20 +269,21 @@ class AttemptSocket:
 class _ThreadConnection:
     """A connection of one thread: one request at a time."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._received = bytearray()
+    __slots__ = ("socket",)
 
-    def ask(self, line: bytes) -> _Answer:
-        self._socket.sendall(line)
-        while (end := self._received.find(b"\n")) < 0:
-            data = self._socket.recv(_RECEIVE_BYTES)
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+
+    def ask(self, line: bytes) -> bytes:
+        """Return the line of the answer."""
+        self.socket.sendall(line)
+        answer = self.socket.recv(_RECEIVE_BYTES)
+        while not answer.endswith(b"\n"):
+            data = self.socket.recv(_RECEIVE_BYTES)
             if not data:
-                raise ConnectionResetError("the agent closed the connection: the attempt is over, or asked too much")
-            self._received += data
-        answer = bytes(self._received[:end])
-        del self._received[: end + 1]
-        return _decode(answer)
+                raise _lost()
+            answer += data
+        return answer
 
 
 class _LoopConnection:
@@ -238,9 +333,3 @@ class _LoopConnection:
 
 def _lost() -> ConnectionResetError:
     return ConnectionResetError("the agent closed the connection: the attempt is over, or asked too much")
-
-
-def _told(answer: _Answer) -> bytes:
-    if answer.error is not None:
-        raise CallRefused(answer.error.type, answer.error.detail)
-    return bytes(answer.ok)

@@ -90,10 +90,12 @@ class Workflow:
         on_failure: Literal["stop", "continue"] = "stop",
         max_parallel: int | None = None,
         code: str | None = None,
+        budgets: Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin without tasks; `defaults` are fields for every task that does not have them.
 
+        `budgets` is what its tasks may spend, such as `{"tokens": 1_000_000, "usd": 20.0}`.
         `code` is the digest of a code bundle that the cluster has; without it the code of the client goes along.
         """
         self._document: dict[str, Any] = {"name": name, "priority": priority, "on_failure": on_failure, "tasks": []}
@@ -101,6 +103,8 @@ class Workflow:
             self._document["max_parallel"] = max_parallel
         if code is not None:
             self._document["code"] = code
+        if budgets:
+            self._document["budgets"] = dict(budgets)
         if defaults:
             self._document["defaults"] = dict(defaults)
         self._ids: set[str] = set()
@@ -134,6 +138,7 @@ class Workflow:
         args: list[Any] | tuple[Any, ...] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         container: Mapping[str, Any] | None = None,
+        wait: Mapping[str, Any] | None = None,
         needs: ItemList[str | TaskRef] = (),
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -149,9 +154,11 @@ class Workflow:
         cache: bool | Mapping[str, str] | None = None,
         memory_max: float | str | None = None,
         backup: bool | None = None,
+        rates: Mapping[str, int] | None = None,
     ) -> TaskRef:
         """Add a task: a `command` list, `python` (a function or its name `package.module:function`), or `container`.
 
+        With `wait` nothing runs: the task waits for a signal or for a decision, such as `{"signal": "go"}`.
         The other parameters are the keys of a task in a document; None leaves a key out. Tasks whose results are
         among `args` and `kwargs` are needed without being named in `needs`. Raises `UsageError`.
         """
@@ -165,6 +172,7 @@ class Workflow:
             "args": None if args is None else _items(where, "args", args),
             "kwargs": _table(where, "kwargs", kwargs),
             "container": _table(where, "container", container),
+            "wait": _table(where, "wait", wait),
             "env": _table(where, "env", env),
             "cwd": cwd,
             "resources": _table(where, "resources", resources),
@@ -179,6 +187,7 @@ class Workflow:
             "cache": cache if isinstance(cache, bool) else _table(where, "cache", cache),
             "memory_max": memory_max,
             "backup": backup,
+            "rates": _table(where, "rates", rates),
         }
         if callable(python) and getattr(python, "__module__", None) == MAIN:
             self._main[python] = None
@@ -188,6 +197,8 @@ class Workflow:
             raise UsageError(f"{where}: its arguments hold themselves, or are nested too deeply") from error
         needed = {"needs": list(dict.fromkeys(wanted))} if wanted else {}
         options = python.fields if isinstance(python, TaskFunction) else {}
+        if "budgets" in options:
+            raise UsageError(f"{where}: budgets are those of a workflow: Workflow(..., budgets=...)")
         given = options | {key: value for key, value in fields.items() if value is not None}
         self._document["tasks"].append({"id": task_id, **needed, **given})
         self._ids.add(task_id)

@@ -53,6 +53,8 @@ class TaskCalls:
         self.fields: dict[str, Any] = {"python": self.python}
         if isinstance(function, TaskFunction):
             self.fields |= function.fields
+        self.budgets: Mapping[str, Any] | None = self.fields.pop("budgets", None)
+        """What a workflow of its calls may spend."""
         self._context = (None,) if isinstance(function, TaskFunction) and function.takes_context else ()
         self._is_for_workflow = isinstance(function, TaskFunction) and bool(function.task_id or function.after)
         try:
@@ -60,7 +62,7 @@ class TaskCalls:
         except (ValueError, TypeError):  # of some built-in functions
             self._signature = None
         try:
-            normalize({"name": self.name, "tasks": [{"id": self.name, **self.fields}]})
+            normalize({"name": self.name, **self._budgets(), "tasks": [{"id": self.name, **self.fields}]})
         except DocumentError as error:
             told = "; ".join(f"{fault.path.removeprefix('tasks[0].')}: {fault.message}" for fault in error.problems)
             raise UsageError(f"the options of {self.name} are wrong: {told}") from None
@@ -95,7 +97,11 @@ class TaskCalls:
     def document(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return a workflow of one call. Raises `UsageError`."""
         self._check_alone()
-        return {"name": self.name, "tasks": [{"id": self.name, **self.fields, **self.arguments(args, kwargs)}]}
+        task = {"id": self.name, **self.fields, **self.arguments(args, kwargs)}
+        return {"name": self.name, **self._budgets(), "tasks": [task]}
+
+    def _budgets(self) -> dict[str, Any]:
+        return {} if self.budgets is None else {"budgets": dict(self.budgets)}
 
     def map_documents(self, items: Iterable[Any], *, on_failure: str) -> Iterator[dict[str, Any]]:
         """Yield workflows with one call for each item, in order; the id of a task is the index of its item.
@@ -120,7 +126,8 @@ class TaskCalls:
             raise UsageError(f"{self.name}: `id` and `after` are for calls inside `with raftflow.Workflow(...)`")
 
     def _bag(self, tasks: list[dict[str, Any]], on_failure: str) -> dict[str, Any]:
-        return {"name": self.name, "on_failure": on_failure, "defaults": self.fields, "tasks": tasks}
+        head = {"name": self.name, **self._budgets(), "on_failure": on_failure}
+        return {**head, "defaults": self.fields, "tasks": tasks}
 
 
 def files_of(functions: Iterable[Callable[..., Any]]) -> tuple[BundleFile, ...]:

@@ -19,7 +19,7 @@ import msgspec
 from raftflow.domain.limits import PARK_RANGES_MAX, SPAWN_KEY_CHARS_MAX
 from raftflow.domain.tasks.children import Positions, key_problem, merge_ranges
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
-from raftflow.sdk.errors import ClientError, UsageError
+from raftflow.sdk.errors import ClientError, TaskParked, UsageError
 
 if TYPE_CHECKING:
     from raftflow.sdk.attempt_socket import AttemptSocket
@@ -44,22 +44,14 @@ class PreparedFunction(Protocol):
     name: str
     fields: dict[str, Any]
     """Keys of its tasks in a document, without the arguments."""
+    budgets: Mapping[str, Any] | None
+    """What a workflow of its calls may spend. A child has none: it counts in the budgets of its workflow."""
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return `args` and `kwargs` of a task. Raises `UsageError` if the function cannot take them."""
 
 
 Prepare = Callable[[Callable[..., Any]], PreparedFunction]
-
-
-class TaskParked(BaseException):
-    """The task waits for children: its function ends here, and runs again from its beginning when they have ended.
-
-    It is not an `Exception`, so `except Exception` lets it pass. Code in `finally` and `with` runs.
-
-    >>> issubclass(raftflow.TaskParked, Exception)
-    False
-    """
 
 
 class ChildFailed(ClientError):  # noqa: N818 - as `TaskFailed`
@@ -168,13 +160,22 @@ class ChildFamily:
     def _note(self, name: str) -> None:
         if name == "park":
             self.parked = True
-            raise TaskParked("the task waits for children; its function runs again when they have ended")
+            raise TaskParked(
+                "the task waits; its function runs again from its beginning when what it waits for has happened"
+            )
 
     def free_key(self, name: str) -> str:
         """Return a key that this attempt has not used: the name, with a number if needed."""
         name = name[: SPAWN_KEY_CHARS_MAX - 2 * _NUMBER_CHARS]
         count = self._used[name] = self._used.get(name, 0) + 1
         return name if count == 1 else f"{name}-{count}"
+
+
+def _prepare(family: ChildFamily, function: Callable[..., Any]) -> PreparedFunction:
+    calls = family.prepare(function)
+    if calls.budgets is not None:
+        raise UsageError(f"{calls.name}: a child has no budgets: what it spends counts in those of its workflow")
+    return calls
 
 
 def spawn_one(
@@ -190,7 +191,7 @@ def spawn_one(
             raise UsageError("a task that is written as in a document has its arguments in `args` and `kwargs`")
         task = {**function, "id": _checked(key or family.free_key(str(function.get("id", "task"))))}
     else:
-        calls = family.prepare(function)
+        calls = _prepare(family, function)
         task = {"id": _checked(key or family.free_key(calls.name)), **calls.fields, **calls.arguments(args, kwargs)}
     children = yield from _spawn(family, [task], {})
     return children[0]
@@ -200,7 +201,7 @@ def spawn_many(
     family: ChildFamily, function: Callable[..., Any], items: Iterable[Any], key: str | None
 ) -> Exchange[list[ChildHandle[Any]]]:
     """Spawn a call for each item."""
-    calls = family.prepare(function)
+    calls = _prepare(family, function)
     base = _checked(key or family.free_key(calls.name))
     tasks = ({"id": f"{base}.{number}", **calls.arguments((item,), {})} for number, item in enumerate(items))
     return (yield from _spawn(family, tasks, calls.fields))

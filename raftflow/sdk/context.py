@@ -17,16 +17,16 @@ writes a number from 0 to 1 into the file that RAFTFLOW_PROGRESS names:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from raftflow.sdk.attempt_socket import AttemptSocket
     from raftflow.sdk.children import ChildFamily, ChildHandle, Prepare
+    from raftflow.sdk.waits import Approval
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,13 +66,71 @@ class Context:
 
         In an attempt that is over this raises `RuntimeError`. Outside of a cluster it runs the function.
         """
-        socket = _socket_of(self)
+        socket = _socket if self is _current and _socket is not None else _socket_of(self)
         if socket is None:
             return function(*args, **kwargs)
-        from raftflow.sdk import steps  # noqa: PLC0415 - most tasks have no steps
-
-        result: R = steps.run(socket, name, function, args, kwargs)
+        result: R = _run_step(socket, name, function, args, kwargs)
         return result
+
+    def effect(
+        self,
+        key: str,
+        function: Callable[..., R],
+        /,
+        *args: Any,
+        verify: Callable[..., Any] | None = None,
+        idempotent: bool = False,
+        **kwargs: Any,
+    ) -> R:
+        """Call `function` for what must not happen twice: send a mail, pay. Await it if the function is `async`.
+
+        The intent is in the cluster's log before the call, the outcome after it. A later attempt gets the result from
+        there. If it finds an intent without an outcome, the call may have happened. Then it asks `verify`, with the
+        same arguments, which returns `raftflow.done(result)`, `raftflow.NOT_DONE` or `raftflow.UNKNOWN`; True, False
+        and None will do too. Without an answer it calls again if `idempotent` says that the called service
+        recognises the key. Else the effect is *uncertain*: the task parks until a person has resolved it
+        (`raftflow effect resolve`). If that person decides that it failed, this raises `EffectFailed`.
+
+        The function gets `idempotency_key` and `fence` if its signature names them; `raftflow.current_effect()` has
+        both too. If it raises, its outcome is unknown, unless it raises `raftflow.NotDone`. `key` and occurrence name
+        the effect, as they name a step; a call after an error means the same effect. Outside of a cluster it calls
+        the function.
+
+        >>> ctx.effect("pay", lambda cents: f"paid {cents}", 500, verify=lambda cents: raftflow.NOT_DONE)
+        'paid 500'
+        """
+        from raftflow.sdk import effects  # noqa: PLC0415 - most tasks have no effects
+
+        told = effects.EffectFunction(key, function, args, kwargs, verify, idempotent)
+        socket = _socket_of(self)
+        if socket is None:
+            found: R = effects.run_here(self.workflow, self.task, self.fence, told)
+            return found
+        drive: Callable[..., Any] = effects.run_async if effects.is_async(function) else effects.run
+        value: R = drive(socket, told)
+        return value
+
+    async def effect_async(
+        self,
+        key: str,
+        function: Callable[..., Coroutine[Any, Any, R]] | Callable[..., R],
+        /,
+        *args: Any,
+        verify: Callable[..., Any] | None = None,
+        idempotent: bool = False,
+        **kwargs: Any,
+    ) -> R:
+        """Do as `effect` does, in an event loop. `function` and `verify` may be `async`; others run in a thread."""
+        from raftflow.sdk import effects  # noqa: PLC0415 - as above
+
+        told = effects.EffectFunction(key, function, args, kwargs, verify, idempotent)
+        socket = _socket_of(self)
+        if socket is not None:
+            found: R = await effects.run_async(socket, told)
+            return found
+        here = effects.run_here(self.workflow, self.task, self.fence, told)
+        value: R = await here if effects.is_async(function) else here
+        return value
 
     def sleep(self, seconds: float, *, name: str = "raftflow.sleep") -> None:
         """Sleep until `seconds` after the first attempt of the task came here. Later attempts sleep for the rest."""
@@ -93,6 +151,52 @@ class Context:
         else:
             socket.begin_alone()
             await socket.call_async("sleep", {"seconds": seconds, "name": name})
+
+    def spend(self, amounts: Mapping[str, float | str] | None = None, /, **more: float | str) -> None:
+        """Count what was spent against the budgets of the workflow: `ctx.spend(tokens=1200, usd=0.03)`.
+
+        Inside the function of a step it is counted together with the record of the step, and also if the step fails.
+        Outside it is a step of its own: a later attempt that comes here counts nothing again. Amounts are numbers or
+        text, with at most six decimals; others raise `UsageError`. What has no budget is counted too.
+
+        When a budget is used up, the workflow pauses: what runs goes on, and the next step of each task parks it
+        until the budget is raised. Outside of a step the next `spend` parks it too, after it is counted. Outside of
+        a cluster nothing is counted.
+
+        >>> ctx.step("ask", lambda: ctx.spend(tokens=1200, usd=0.03) or "answer")
+        'answer'
+        """
+        from raftflow.sdk import spending  # noqa: PLC0415 - most tasks spend nothing
+
+        spending.spend(_socket_of(self), {**(amounts or {}), **more})
+
+    async def spend_async(self, amounts: Mapping[str, float | str] | None = None, /, **more: float | str) -> None:
+        """Do as `spend` does, in an event loop."""
+        from raftflow.sdk import spending  # noqa: PLC0415 - as above
+
+        await spending.spend_async(_socket_of(self), {**(amounts or {}), **more})
+
+    def rate(self, limit: str, count: int = 1, *, name: str = "") -> None:
+        """Take `count` units of a rate limit (`raftflow limit set`), and wait in place until it has them.
+
+        Attempts that wait are served in the order in which they came, before tasks that take when they are placed. It
+        is a step: a later attempt that comes here takes nothing again. `name` is that of the step, by default one for
+        each limit. A limit that is not set, and more than its burst, raise `CallRefused`. Outside of a cluster it
+        returns at once.
+
+        >>> ctx.rate("llm", 2)
+        """
+        socket = _socket_of(self)
+        if socket is not None:
+            socket.begin_alone()
+            socket.call("rate", {"limit": limit, "count": count, "name": name})
+
+    async def rate_async(self, limit: str, count: int = 1, *, name: str = "") -> None:
+        """Do as `rate` does, while other tasks of the event loop go on."""
+        socket = _socket_of(self)
+        if socket is not None:
+            socket.begin_alone()
+            await socket.call_async("rate", {"limit": limit, "count": count, "name": name})
 
     def spawn(
         self, function: Callable[P, R] | Mapping[str, Any], /, *args: Any, key: str | None = None, **kwargs: Any
@@ -209,6 +313,92 @@ class Context:
         result: R = await family.run_async(children.race(handles))
         return result
 
+    def wait(self, name: str, *, timeout: float | str | None = None, default: Any = ..., schema: Any = None) -> Any:
+        """Wait for a signal to the workflow, and return its payload. The task is parked meanwhile: it holds nothing.
+
+        The signal comes by `Client.send_signal`, `raftflow signal send` or HTTP. One that came before is taken at
+        once. What came is a record of the task, as a step: later attempts get it again. The second wait of a name is
+        another one. After `timeout` (seconds, or a duration such as `"3d"`, from the first attempt that came here)
+        this returns `default`, any JSON, or raises `WaitTimeout`.
+
+        With a JSON Schema as `schema` a payload that does not fit is refused when it is sent. One that was sent
+        before the wait began is taken, and raises `SignalInvalid`.
+
+        Outside of a cluster there are no signals: it returns `default`, or raises `WaitTimeout`.
+
+        >>> ctx.wait("review", timeout="2h", default={"stars": 0})
+        {'stars': 0}
+        """
+        from raftflow.sdk import waits  # noqa: PLC0415 - most tasks wait for nothing
+
+        family = _family_of(self)
+        if family is None:
+            return waits.wait_here(name, default)
+        return family.run(waits.wait(name, timeout, default, schema))
+
+    async def wait_async(
+        self,
+        name: str,
+        *,
+        timeout: float | str | None = None,  # noqa: ASYNC109 - the cluster's time, recorded
+        default: Any = ...,
+        schema: Any = None,
+    ) -> Any:
+        """Do as `wait` does, in an event loop. Of several that wait at the same time the first to come is enough."""
+        from raftflow.sdk import waits  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return waits.wait_here(name, default)
+        return await family.run_async(waits.wait(name, timeout, default, schema))
+
+    def approval(
+        self,
+        title: str,
+        details: Any = None,
+        *,
+        choices: Sequence[str] = ("approve", "deny"),
+        timeout: float | str | None = None,
+        on_timeout: str | None = None,
+        name: str | None = None,
+    ) -> Approval:
+        """Ask people to decide, and return what they decided: a string, equal to the choice. The task is parked.
+
+        `raftflow approval list` shows `title` and `details` (any JSON). The answer has a `comment`, a `payload` (what
+        the person gave or edited), `by` and `at`. After `timeout` it is `on_timeout`, one of the choices, or
+        `WaitTimeout` is raised. The first decision counts. Title and occurrence are the key of the record; `name`
+        takes the place of a title that changes.
+
+        Outside of a cluster nobody can be asked: it returns `on_timeout`, or raises `WaitTimeout`.
+
+        >>> ctx.approval("publish", details={"text": "hello"}, timeout="3d", on_timeout="deny") == "deny"
+        True
+        """
+        from raftflow.sdk import waits  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return waits.ask_here(title, on_timeout)
+        return family.run(waits.ask(title, details, choices, timeout, on_timeout, name))
+
+    async def approval_async(
+        self,
+        title: str,
+        details: Any = None,
+        *,
+        choices: Sequence[str] = ("approve", "deny"),
+        timeout: float | str | None = None,  # noqa: ASYNC109 - as above
+        on_timeout: str | None = None,
+        name: str | None = None,
+    ) -> Approval:
+        """Do as `approval` does, in an event loop."""
+        from raftflow.sdk import waits  # noqa: PLC0415 - as above
+
+        family = _family_of(self)
+        if family is None:
+            return waits.ask_here(title, on_timeout)
+        return await family.run_async(waits.ask(title, details, choices, timeout, on_timeout, name))
+
     def now(self) -> float:
         """Return the time in seconds since 1970 that the first attempt of the task saw here."""
         return self._number("now", time.time)
@@ -236,20 +426,23 @@ _family: ChildFamily | None = None
 """Of the attempt that runs, once it has asked about children."""
 _socket: AttemptSocket | None = None
 """Of the attempt that runs, once it has asked something."""
+_run_step: Callable[..., Any]
+"""`raftflow.sdk.steps.run`, imported with the first socket: most tasks ask nothing."""
 
 
 def _socket_of(context: Context) -> AttemptSocket | None:
     """Return the socket of a running attempt, None outside of a cluster. Raises `RuntimeError` if it is over."""
-    global _socket  # noqa: PLW0603 - one attempt runs in a worker process at a time
+    global _socket, _run_step  # noqa: PLW0603 - one attempt runs in a worker process at a time
     path = os.environ.get("RAFTFLOW_SOCKET")
     if context is not _current:
         if path is None:
             return None
         raise RuntimeError("this context belongs to another attempt: use that of the attempt that runs")
     if _socket is None and path is not None:
-        from raftflow.sdk.attempt_socket import AttemptSocket  # noqa: PLC0415 - most tasks ask nothing
+        from raftflow.sdk import attempt_socket, steps  # noqa: PLC0415 - most tasks ask nothing
 
-        _socket = AttemptSocket(path)
+        _run_step = steps.run
+        _socket = attempt_socket.AttemptSocket(path)
     return _socket
 
 
@@ -268,9 +461,9 @@ def _family_of(context: Context) -> ChildFamily | None:
 
 def has_parked(error: BaseException) -> bool:
     """Tell whether an error says that the running attempt has parked. Called by the agent's worker."""
-    if _family is None or not _family.parked:
+    if not ((_family is not None and _family.parked) or (_socket is not None and _socket.parked)):
         return False
-    from raftflow.sdk.children import TaskParked  # noqa: PLC0415 - as above
+    from raftflow.sdk.errors import TaskParked  # noqa: PLC0415 - as above
 
     found = error.subgroup(TaskParked) if isinstance(error, BaseExceptionGroup) else error
     return isinstance(found, TaskParked | BaseExceptionGroup)
@@ -296,50 +489,3 @@ def set_current(context: Context | None) -> None:
     if _socket is not None:
         _socket.close()
         _socket = None
-
-
-_PROGRESS_EVERY_S = 0.2
-"""The shortest time between two writes. The agent reads the file once a second."""
-
-_progress_at_s: float | None = None
-"""When this attempt last wrote its progress."""
-
-
-def progress(done: float) -> None:
-    """Report how much of this task is done, from 0 to 1. Cheap in a loop; does nothing outside of a task.
-
-    Raises `ValueError` if `done` is not in that range.
-
-    >>> raftflow.progress(0.5)
-    >>> raftflow.progress(2)
-    Traceback (most recent call last):
-    ValueError: progress is a number from 0 to 1, not 2
-    """
-    global _progress_at_s  # noqa: PLW0603 - one attempt runs in a process at a time
-    if not 0.0 <= done <= 1.0:
-        raise ValueError(f"progress is a number from 0 to 1, not {done}")
-    now_s = time.monotonic()
-    if _progress_at_s is not None and done < 1.0 and now_s - _progress_at_s < _PROGRESS_EVERY_S:
-        return
-    path = os.environ.get("RAFTFLOW_PROGRESS")
-    if not path:
-        return
-    _progress_at_s = now_s
-    # A reader between truncation and write finds an empty file, and reads again a second later. A full disk must not
-    # fail the task.
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, b"%.4f\n" % done)
-        finally:
-            os.close(fd)
-
-
-def forget_progress() -> None:
-    """Remove the progress of this attempt. Called by the agent's worker. Raises `OSError` if that fails."""
-    global _progress_at_s  # noqa: PLW0603 - see above
-    _progress_at_s = None
-    path = os.environ.get("RAFTFLOW_PROGRESS")
-    if path and os.path.lexists(path):  # this runs after every call, and the file seldom exists
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108 - as above

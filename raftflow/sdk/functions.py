@@ -34,7 +34,10 @@ Duration = str | float
 
 
 class TaskOptions(TypedDict, total=False):
-    """Options of `task`: keys of a task in a workflow document. `labels` and `exclusive` are its constraints."""
+    """Options of `task`: keys of a task in a workflow document. `labels` and `exclusive` are its constraints.
+
+    `budgets` are those of the workflow that a call alone, or a map, makes.
+    """
 
     resources: Mapping[str, float | str]
     retries: int
@@ -49,6 +52,8 @@ class TaskOptions(TypedDict, total=False):
     cache: bool | Mapping[str, str]
     memory_max: float | str
     backup: bool
+    rates: Mapping[str, int]
+    budgets: Mapping[str, Any]
     env: Mapping[str, str]
 
 

@@ -13,8 +13,6 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final, cast
 from unittest.mock import patch
 
-import msgspec
-
 from raftflow.coordinator import membership_admin
 from raftflow.coordinator.config.replica_config import Limits
 from raftflow.coordinator.leader import leader_loop
@@ -23,10 +21,12 @@ from raftflow.replication.raft.bounds import claims_needed
 from raftflow.replication.raft.rules import NO_RULES
 from raftflow.simulation.checkers.bundle_checks import missing_bundles
 from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
-from raftflow.simulation.checkers.history import RunHistory, Violation
+from raftflow.simulation.checkers.history import RunHistory
 from raftflow.simulation.load.bursts import Bursts
 from raftflow.simulation.load.clients import SimClient
+from raftflow.simulation.load.money import raise_budget, set_rate_limit
 from raftflow.simulation.load.operator import CHANGE_S, Operator
+from raftflow.simulation.load.people import People
 from raftflow.simulation.nemesis.actions import LOSSES, FaultActions
 from raftflow.simulation.nemesis.agent_faults import AgentFaults
 from raftflow.simulation.nemesis.commit_exposure import CommitExposure
@@ -36,8 +36,10 @@ from raftflow.simulation.nemesis.machine_faults import MachineFaults
 from raftflow.simulation.nemesis.member_faults import MemberFaults
 from raftflow.simulation.nemesis.wipes import Wipes
 from raftflow.simulation.plan import GUARD_RULES, RunOptions, make_plan
+from raftflow.simulation.report import Report
 from raftflow.simulation.world.agents.agent import SimAgent
 from raftflow.simulation.world.agents.boot_clock import virtual_agents
+from raftflow.simulation.world.agents.outside_service import OutsideService
 from raftflow.simulation.world.calls import Calls
 from raftflow.simulation.world.cluster import Cluster
 from raftflow.simulation.world.delays import Delays
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
 
 LEADER_WITHIN_S: Final = 3.0
 EQUAL_WITHIN_S: Final = 10.0
-REST_WITHIN_S: Final = 90.0
+REST_WITHIN_S: Final = 180.0
+"""With one agent of one CPU the work of a run may take 100 s: effects, waits and children have work of their own."""
 LOOK_S: Final = 0.02
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation continues after healing, to check acknowledged writes."""
@@ -60,23 +63,6 @@ CORRUPTION_SHARE: Final = 0.5
 LEASE_MS: Final = 1_500
 RETIRE_EVERY_S: Final = 0.5
 BUNDLE_UNUSED_MS: Final = 3_000
-
-
-class Report(msgspec.Struct, kw_only=True):
-    """The outcome of a run."""
-
-    seed: int
-    violations: list[Violation]
-    faults: dict[str, int]
-    """How many faults of each kind took effect."""
-    commands: dict[str, int]
-    """How many commands of each kind had an effect, by tag."""
-    acknowledged: int
-    entries: int
-    reads: int
-    simulated_s: float
-    digest: str
-    trace: list[str] = []
 
 
 class World:
@@ -107,6 +93,7 @@ class World:
             limits=Limits(retention_ms=plan.retention_ms),
             latency=self.delays.disk_s,
         )
+        self.service = service = OutsideService(history)
         names = tuple(f"agent{number}" for number in range(1, plan.agents + 1))
         shared: dict[str, Any] = {"loop": loop, "trace": trace, "calls": self.calls}
         self.agents = [
@@ -117,6 +104,7 @@ class World:
                 retained=self.cluster.retained,
                 long_programs=plan.long_programs,
                 observer=history,
+                service=service,
                 **shared,
             )
             for name in names
@@ -134,6 +122,13 @@ class World:
             )
             for number in range(plan.clients + 1)
         ]
+        self.people = People(
+            rng=self._rng(seed, "people"),
+            cluster=self.cluster,
+            client=self.clients[-1],
+            service=service,
+            history=history,
+        )
         self.operator = Operator(rng=self._rng(seed, "operator"), cluster=self.cluster, history=history, **shared)
         self.actions = FaultActions(
             loop=loop,
@@ -200,6 +195,7 @@ class World:
             agent.start()
         for client in self.clients:
             client.start()
+        people = self.loop.create_task(self.people.run())
         commit_exposure = self.loop.create_task(self._commit_exposure.run()) if self._exposing else None
         illnesses = None if self.machine_faults is None else self.loop.create_task(self.machine_faults.run())
         await self.faults.run(self.loop.time() + self.plan.seconds)
@@ -213,9 +209,10 @@ class World:
         try:
             await self._end(clean=clean)
         finally:
-            starter.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await starter
+            for task in (starter, people):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     async def _end(self, *, clean: bool) -> None:
         """Everything is healed: recover, come to rest if nothing was wrong so far, check."""
@@ -382,8 +379,11 @@ class World:
         if replica is None:
             return
         for workflow in list(replica.machine.tables.workflows.values()):
+            if workflow.budgets and not workflow.finished_ms:
+                await raise_budget(operator, f"tidy-budget-{workflow.id}", workflow.id, 1_000_000)
             if workflow.paused:
                 await operator.control(f"tidy-{workflow.id}", "resume", workflow.id)
+        await set_rate_limit(operator, "tidy-limit", 20)
         for agent in list(replica.machine.tables.agents.values()):
             await operator.control_agent(f"tidy-{agent.name}", agent.name, "resume")
 

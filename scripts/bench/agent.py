@@ -35,6 +35,21 @@ from raftflow.domain.tasks.program import AssignedCall, AssignedProgram, Command
 PROGRAM = "/bin/true"
 
 
+class NoChannel:
+    """Where calls of attempts go: the programs here make none."""
+
+    def send(self, call: object, told: object) -> None:
+        """Refuse a call."""
+        raise NotImplementedError
+
+    def forget(self, fence: int) -> None:
+        """An attempt is over."""
+
+    def now_ms(self) -> int:
+        """Return the cluster's clock."""
+        return time.time_ns() // 1_000_000
+
+
 class Driver:
     """Keeps a number of slots of one executor busy."""
 
@@ -114,12 +129,13 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
             launcher,
             store,
             work,
+            NoChannel(),
             output_bytes_max=limit,
             limits=WorkerLimits(
                 calls_max=1 << 30, rss_max_mib=1_024, idle_max_s=60.0, idle_max=16, idle_max_mib=1_024
             ),
         )
-        command = CommandExecutor(launcher, store, work, output_bytes_max=limit)
+        command = CommandExecutor(launcher, store, work, NoChannel(), output_bytes_max=limit)
         drivers = (
             ("python", Driver(python, AssignedCall("time:time")), calls, (1, 4)),
             ("command", Driver(command, CommandLine((PROGRAM,))), commands, (1, 2, 4)),

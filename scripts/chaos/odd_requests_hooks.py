@@ -44,6 +44,8 @@ def _fit(operation: str, case: Any) -> bool:
         del query["prefix"]  # one of the two, or none
     if operation == "POST /v1/bundles/{digest}":
         return False  # no made-up bytes are a bundle with the digest in the path
+    if operation == "POST /v1/approvals/{id}":
+        return False  # no made-up choice is one of those of the approval
     if not isinstance(body, dict):
         return True
     body = case.body = _whole(body)
@@ -51,6 +53,13 @@ def _fit(operation: str, case: Any) -> bool:
         body["wait_ms"] = min(body.get("wait_ms", 0), HELD_MS_MAX)
     elif operation == "POST /v1/members":
         return _is_address(body["peer"]) and _is_address(body["url"])
+    elif operation == "POST /v1/workflows/{id}/budget":
+        for amounts in (body.get("limits", {}), body.get("add", {})):
+            amounts.update({name: round(amount, 6) for name, amount in amounts.items() if isinstance(amount, float)})
+        return bool(body.get("limits") or body.get("add"))  # one of the two, or both
+    elif operation == "POST /v1/tokens":
+        if body.get("agents") or body.get("labels"):
+            body["role"] = "agent"  # only such a token is for certain agents
     elif operation == "POST /v1/agents":
         return all(_is_amount(name, amount) for name, amount in body["resources"].items())
     elif operation == "POST /v1/workflows":

@@ -20,7 +20,7 @@ MENTION = re.compile(r"(?<![\w/.{}$*<-])((?:[\w.-]+/)*\w[\w-]*\.(?:py|md)|script
 TEST = re.compile(r"(?<![\w/])(test_\w+)(?![\w./*{])")
 
 EXAMPLES = {
-    "x.py", "jobs.py", "submit.py", "squares.py", "loop.py", "train.py", "fetch.py", "orjson.py",
+    "x.py", "jobs.py", "submit.py", "squares.py", "loop.py", "publish.py", "train.py", "fetch.py", "orjson.py",
     "path/file.py", "path/page.md", "peers/NAME_peer.py",
 }  # fmt: skip
 """Names that stand for files of users, or for any file."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -426,8 +428,10 @@ async def start_agent(make_config: Callable[..., AgentConfig]) -> AsyncIterator[
 class AgentProcess:
     """An agent in a process of its own."""
 
-    def __init__(self, folder: Path, limits: tuple[int, int] | None = None, **settings: Any) -> None:
-        """`limits` are the soft and the hard limit of open files that it begins with."""
+    def __init__(
+        self, folder: Path, limits: tuple[int, int] | None = None, prefix: Sequence[str] = (), **settings: Any
+    ) -> None:
+        """`limits` are the soft and the hard limit of open files that it begins with; `prefix` starts its command."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "agent.toml"
         lines = []
@@ -443,7 +447,7 @@ class AgentProcess:
         if limits is not None:
             soft, hard = limits
             command = ["sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh", *command]
-        self.process = subprocess.Popen(command, env=dict(os.environ))
+        self.process = subprocess.Popen([*prefix, *command], env=dict(os.environ))
 
     @property
     def pid(self) -> int:
@@ -481,7 +485,19 @@ def gone() -> Callable[[int], Awaitable[None]]:
 
 
 @pytest.fixture
-def agent_process(tmp_path: Path, leader: FakeLeader) -> Any:
+def trusted_folder() -> Iterator[Path]:
+    """Yield a folder of which every part above it belongs to root: agents of any user can work in it."""
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    for _ in range(100):  # launchers of agents that were killed end a little later
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def agent_process(tmp_path: Path, trusted_folder: Path, leader: FakeLeader) -> Any:
     made: list[AgentProcess] = []
 
     def make(**settings: Any) -> AgentProcess:

@@ -26,10 +26,13 @@ from raftflow.domain.contract.views import (
     CallsResponse,
     FindStep,
     KnownStep,
+    RateTaken,
+    RateWait,
     RecordStep,
     RefusedCall,
     StepRecorded,
     StepsKnown,
+    TakeRate,
 )
 from raftflow.domain.tasks.program import CommandLine
 
@@ -117,6 +120,9 @@ class Leader:
         self.calls: list[Any] = []
         self.forgotten: list[int] = []
         self.held: list[Callable[[], None]] | None = None
+        self.used_up = False
+        self.waits_ms: list[int] = []
+        """How long those who take from a rate limit are told to wait."""
 
     def send(self, call: Any, told: Callable[[Any], None]) -> None:
         self.calls.append(call)
@@ -129,13 +135,15 @@ class Leader:
     def _answer(self, call: Any) -> Any:
         key = (call.name, call.occurrence)
         if isinstance(call, FindStep):
-            return StepsKnown(steps=[self.records[key]] if key in self.records else [])
+            return StepsKnown(steps=[self.records[key]] if key in self.records else [], used_up=self.used_up)
         if key in self.records:
-            return StepsKnown(steps=[self.records[key]])
+            return StepsKnown(steps=[self.records[key]], used_up=self.used_up)
         if call.name == "refused":
             return RefusedCall(type="limit", detail="too many")
+        if isinstance(call, TakeRate):
+            return RateWait(wait_ms=self.waits_ms.pop(0)) if self.waits_ms else RateTaken()
         self.records[key] = known(call.name, call.occurrence, bytes(call.result), call.function)
-        return StepRecorded()
+        return StepRecorded(used_up=self.used_up)
 
     def forget(self, fence: int) -> None:
         self.forgotten.append(fence)
@@ -234,6 +242,38 @@ async def test_the_next_attempt_finds_the_records(tmp_path: Path, listening: Cal
     assert (
         refused["type"] == "mismatch" and "recorded by other, and is now run by raftflow:random" in refused["detail"]
     )
+
+
+async def test_units_are_taken_when_the_leader_says_so(tmp_path: Path, listening: CallSocket, leader: Leader) -> None:
+    client = Client(tmp_path / "s")
+    leader.waits_ms = [5, 1]
+    assert await client.ask(call="rate", limit="llm", count=2) == {}
+    assert [(call.limit, call.count, call.name, call.occurrence) for call in leader.calls] == [
+        ("llm", 2, "raftflow.rate.llm", 1)
+    ] * 3
+    assert await client.ask(call="rate", limit="refused", name="refused") == {"type": "limit", "detail": "too many"}
+    assert await client.ask(call="rate", limit="llm", name="refused") == {"type": "limit", "detail": "too many"}
+    assert leader.calls[-1].occurrence == 1, "a refused one gives its occurrence back"
+    leader.records["raftflow.rate.llm", 1] = known("raftflow.rate.llm", 1, b"2", "raftflow:rate")
+    listening.attach(lambda: CallingAttempt(assignment(1), leader))
+    listening.detach()
+    listening.attach(lambda: CallingAttempt(assignment(1), leader))
+    leader.calls.clear()
+    client = Client(tmp_path / "s")
+    assert await client.ask(call="rate", limit="llm", count=2) == {}
+    assert [type(call) for call in leader.calls] == [FindStep], "a later attempt takes nothing again"
+    assert (await client.ask(call="rate", limit="llm", count=0))["type"] == "invalid"
+
+
+async def test_an_attempt_that_is_over_asks_no_more(tmp_path: Path, listening: CallSocket, leader: Leader) -> None:
+    client = Client(tmp_path / "s")
+    leader.waits_ms = [10]
+    await client.send({"id": 1, "call": "rate", "limit": "llm"})
+    while not leader.calls:  # noqa: ASYNC110 - the socket announces nothing
+        await asyncio.sleep(0)
+    listening.detach()
+    await asyncio.sleep(0.02)
+    assert len(leader.calls) == 1
 
 
 async def test_answers_come_in_any_order(tmp_path: Path, listening: CallSocket, leader: Leader) -> None:
@@ -436,3 +476,66 @@ async def test_steps_that_cannot_have_a_record_need_not_be_begun(
     assert begun == {"known": False, "occurrence": 1, "unasked": UNASKED_MAX}
     assert await client.ask(call="record", name="a", result=1) == {}
     assert [(call.name, call.occurrence) for call in leader.calls] == [("a", 2)]
+
+
+async def test_what_is_spent_counts_also_without_a_record_of_its_own(
+    tmp_path: Path, listening: CallSocket, leader: Leader
+) -> None:
+    client = Client(tmp_path / "s")
+
+    async def spent_by(**request: Any) -> list[tuple[str, int, dict[str, int]]]:
+        leader.calls.clear()
+        await client.ask(**request)
+        return [(call.name, call.occurrence, call.spent) for call in leader.calls]
+
+    await client.ask(call="step", name="a")
+    usd = {"usd": 0.5}
+    assert await spent_by(call="record", name="a", occurrence=1, spent=usd) == [("a", 1, {"usd": 500_000})]
+    await client.ask(call="step", name="b")
+    failed = ("raftflow.failed.7", 1, {"usd": 500_000})
+    assert await spent_by(call="fail", name="b", occurrence=1, spent=usd) == [failed]
+    leader.records["b", 1] = known("b")
+    await client.ask(call="step", name="b")
+    told = await spent_by(call="record", name="b", occurrence=1, spent=usd)
+    assert told[1:] == [("raftflow.failed.7", 2, {"usd": 500_000})], "another attempt has recorded the step first"
+    assert await spent_by(call="spend", amounts={"usd": "1.5"}) == [("raftflow.spend", 1, {"usd": 1_500_000})]
+    for wrong in ({"usd": -1}, {"usd": 1e-7}, {"usd": "x"}, {"x" * 101: 1}, {}):
+        assert (await client.ask(call="spend", amounts=wrong))["type"] == "invalid"
+
+
+async def test_no_step_begins_while_a_budget_is_used_up(
+    tmp_path: Path, listening: CallSocket, leader: Leader
+) -> None:
+    client = Client(tmp_path / "s")
+    await client.ask(call="step", name="a")
+    leader.used_up = True
+    assert await client.ask(call="record", name="a", occurrence=1) == {"used_up": True}
+    leader.used_up = False
+    assert (await client.ask(call="step", name="a"))["occurrence"] == 2, "it was raised meanwhile"
+    leader.used_up = True
+    await client.ask(call="record", name="a", occurrence=2)
+    assert (await client.ask(call="step", name="a"))["type"] == "parked"
+    assert (await client.ask(call="now"))["type"] == "parked"
+    assert (await client.ask(call="spend", amounts={"usd": 1}))["type"] == "parked"
+    assert leader.calls[-1].spent == {"usd": 1_000_000}, "what is gone counts"
+    assert json.loads(listening.detach()) == {"budget": True}
+
+
+async def test_a_program_that_only_spends_parks_when_it_spends_again(
+    tmp_path: Path, listening: CallSocket, leader: Leader
+) -> None:
+    client = Client(tmp_path / "s")
+
+    async def spend() -> Any:
+        return await client.ask(call="spend", amounts={"usd": 1})
+
+    assert await spend() == {}
+    leader.used_up = True
+    assert await spend() == {"used_up": True}, "what it does with what it has paid for can be finished"
+    leader.used_up = False
+    assert await spend() == {}, "it was raised meanwhile"
+    leader.used_up = True
+    assert await spend() == {"used_up": True}
+    assert (await spend())["type"] == "parked"
+    assert [call.occurrence for call in leader.calls if isinstance(call, RecordStep)] == [1, 2, 3, 4, 5], "all count"
+    assert json.loads(listening.detach()) == {"budget": True}

@@ -27,7 +27,8 @@ async def test_environment_inputs_and_result(
     leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RAFTFLOW_TOKEN", "secret")
-    monkeypatch.setenv("INHERITED", "yes")
+    monkeypatch.setenv("LC_TIME", "C")
+    monkeypatch.setenv("CLOUD_PASSWORD", "of the agent")
     start_agent()
     code = (
         "import os, json; e = os.environ; json.dump({'env': dict(e), 'cwd': os.getcwd(), "
@@ -48,8 +49,8 @@ async def test_environment_inputs_and_result(
     env = result["env"]
     names = ("RAFTFLOW_WORKFLOW", "RAFTFLOW_TASK", "RAFTFLOW_ATTEMPT", "RAFTFLOW_FENCE")
     assert [env[name] for name in names] == ["wf-1", "t", "4", str(end.fence)]
-    assert (env["MINE"], env["INHERITED"]) == ("1", "yes")
-    assert "RAFTFLOW_TOKEN" not in env
+    assert (env["MINE"], env["LC_TIME"]) == ("1", "C")
+    assert not {"RAFTFLOW_TOKEN", "CLOUD_PASSWORD"} & set(env)
     assert result["cwd"] == str(tmp_path)
     assert result["inputs"] == {"before": {"rows": [1, 2]}}
     assert result["stdin"] == ""

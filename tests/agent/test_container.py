@@ -165,6 +165,16 @@ async def test_a_container_gets_inputs_and_environment_and_gives_a_result(
     assert call[-4:] == ["example.org/image:1", "sh", "-c", script]
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_programs_of_a_container_get_no_new_privileges_unless_the_agent_says_so(
+    leader: Any, start_agent: Any, daemon: Daemon, allowed: Any
+) -> None:
+    start_agent(task_new_privileges=allowed)
+    assert (await leader.run(**run("true"))).outcome == "succeeded"
+    (call,) = [call for call in daemon.calls if call[0] == "run"]
+    assert ("no-new-privileges" in call) == (not allowed)
+
+
 async def test_inputs_that_were_fetched_are_in_the_container(leader: Any, start_agent: Any, daemon: Daemon) -> None:
     start_agent()
     fence = await leader.assign_apart({"a": [1] * 9}, **run("sh", "-c", "cat $RAFTFLOW_INPUTS >$RAFTFLOW_RESULT"))

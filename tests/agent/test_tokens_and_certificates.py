@@ -1,6 +1,7 @@
 """Tokens and certificates."""
 
 import datetime as dt
+import signal
 import ssl
 from ipaddress import ip_address
 from pathlib import Path
@@ -90,6 +91,46 @@ async def test_an_unknown_authority_is_no_leader(leader: Any, make_config: Any, 
         await client.poll("a1", b"{}", 5)
     await client.close()
     assert not leader.tokens
+
+
+def content_of(file: str) -> bytes:
+    return Path(file).read_bytes()
+
+
+def put(content: bytes, file: str) -> None:
+    Path(file).write_bytes(content)
+
+
+async def test_a_new_authority_counts_when_the_files_are_read_again(
+    leader: Any, make_config: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*new.issue("leader"))
+    await leader.close()
+    await leader.start(tls=context)
+    client = LeaderClient(make_config(peers=[f"https://127.0.0.1:{leader.port}"], cacert=old.file, token="secret"))
+    await client.start()
+    with pytest.raises(LeaderNotFoundError, match="certificate"):
+        await client.poll("a1", b"{}", 5)
+    put(b"not a certificate", old.file)
+    client.certificates.reload()
+    with pytest.raises(LeaderNotFoundError, match="certificate"):
+        await client.poll("a1", b"{}", 5)
+    put(content_of(new.file), old.file)
+    client.certificates.reload(changed_only=True)
+    with pytest.raises(LeaderNotFoundError, match="500"):  # the empty poll has arrived
+        await client.poll("a1", b"{}", 5)
+    await client.close()
+
+
+async def test_sighup_does_not_end_an_agent(leader: Any, agent_process: Any) -> None:
+    agent = agent_process()
+    assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
+    agent.signal(signal.SIGHUP)
+    assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
 
 
 async def test_certificates_that_cannot_be_read(make_config: Any, tmp_path: Path) -> None:

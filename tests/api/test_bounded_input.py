@@ -1,7 +1,9 @@
 """All that comes from outside is bounded before it reaches the log: a walk over types, and what is refused."""
 
 import json
+import os
 import time
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -14,11 +16,17 @@ from raftflow.domain.contract.operation import Access
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.views import (
     AddMemberRequest,
+    BudgetRequest,
     CallsRequest,
+    DecisionRequest,
     DrainRequest,
+    EffectDecision,
     PollRequest,
     PriorityRequest,
+    RateLimitRequest,
     RegisterRequest,
+    RotateRequest,
+    TokenRequest,
     TransferRequest,
 )
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
@@ -33,6 +41,12 @@ OFFER = {"fence": 1, "workflow_id": "w", "task_id": "t", "outcome": "succeeded"}
 JUDGED_ELSEWHERE = {
     "ReportedEnd.result": "domain.reportable looks at it, and the body's size bounds it",
     "RecordStep.result": "domain.reportable looks at it, and the body's size bounds it",
+    "CloseEffect.result": "domain.reportable looks at it, and the body's size bounds it",
+    "StartWait.timeout": "the leader looks at it: a call that is refused takes no other call with it",
+    "StartWait.on_timeout": "wait_problem looks at it, and the body's size bounds it",
+    "StartWait.request": "wait_problem looks at it, and the body's size bounds it",
+    "DecisionRequest.payload": "domain.reportable looks at it, and the body's size bounds it",
+    "EffectDecision.result": "domain.reportable looks at it, and the body's size bounds it",
     "SpawnChildren.tasks[]": "formats.documents looks at it, and the body's size bounds it",
     "SpawnChildren.defaults": "formats.documents looks at it, and the body's size bounds it",
 }
@@ -69,15 +83,26 @@ def test_every_field_of_every_body_has_a_bound() -> None:
     assert bodies == {
         dict,
         bytes,  # a code bundle: `body_bytes` of the replica, and `read_bundle`
+        msgspec.Raw,  # the payload of a signal: JSON of a bounded size
         RegisterRequest,
         PollRequest,
         CallsRequest,
         DrainRequest,
+        DecisionRequest,
+        RateLimitRequest,
+        BudgetRequest,
+        EffectDecision,
         PriorityRequest,
         AddMemberRequest,
         TransferRequest,
+        RotateRequest,
+        TokenRequest,
     }
-    found = [path for body in bodies - {dict, bytes} for path in unbounded(inspect.type_info(body), body.__name__)]
+    found = [
+        path
+        for body in bodies - {dict, bytes, msgspec.Raw}
+        for path in unbounded(inspect.type_info(body), body.__name__)
+    ]
     assert found == []
 
 
@@ -135,6 +160,7 @@ TASK_BEYOND: dict[str, dict[str, Any]] = {
     "labels": {"labels": {f"l{number}": "" for number in range(65)}},
     "kind": {"kind": "x" * 201},
     "cache": {"cache": "x" * (limits.CACHE_KEY_CHARS_MAX + 1)},
+    "rates": {"rates": {f"r{number}": 1 for number in range(limits.RATES_PER_TASK_MAX + 1)}},
     "memory_max_mib": {"resources": {"memory": 1}, "memory_max": 2**60},
 }
 WORKFLOW_BEYOND: dict[str, dict[str, Any]] = {
@@ -143,6 +169,7 @@ WORKFLOW_BEYOND: dict[str, dict[str, Any]] = {
     "priority": {"priority": limits.PRIORITY_MAX + 1},
     "max_parallel": {"max_parallel": limits.TASKS_PER_WORKFLOW_MAX + 1},
     "code": {"code": "a" * 65},
+    "budgets": {"budgets": {f"b{number}": 1 for number in range(limits.BUDGETS_PER_WORKFLOW_MAX + 1)}},
 }
 PROGRAM_KEYS = {"command", "python", "args", "kwargs"}
 """Keys of a task's document that are in its program."""
@@ -187,7 +214,7 @@ FROM: dict[str, dict[str, str]] = {
     "SubmitWorkflow": {"workflow_id": MADE, "spec": DOCUMENT},
     "BeginWorkflow": {
         **dict.fromkeys(("workflow_id", "tasks", "needs"), MADE),
-        **dict.fromkeys(("name", "priority", "on_failure", "max_parallel", "code"), DOCUMENT),
+        **dict.fromkeys(("name", "priority", "on_failure", "max_parallel", "code", "budgets"), DOCUMENT),
     },
     "AddTasks": {"workflow_id": MADE, "number": MADE, "profiles": DOCUMENT, "tasks": DOCUMENT},
     "FinishWorkflow": dict.fromkeys(("workflow_id", "fingerprint", "path"), MADE),
@@ -207,6 +234,36 @@ FROM: dict[str, dict[str, str]] = {
     "RecordSteps": {"agent": PATH, "incarnation": CALLS, "steps": CALLS},
     "SpawnTasks": {"agent": PATH, **dict.fromkeys(("incarnation", "fence", "profiles", "children"), CALLS)},
     "CancelChildren": {"agent": PATH, **dict.fromkeys(("incarnation", "fence", "children"), CALLS)},
+    "BeginEffect": {
+        "agent": PATH,
+        **dict.fromkeys(("incarnation", "fence", "begin", "name", "occurrence", "function"), CALLS),
+    },
+    "EndEffect": {
+        "agent": PATH,
+        **dict.fromkeys(
+            ("incarnation", "fence", "begin", "name", "occurrence", "outcome", "result", "detail"), CALLS
+        ),
+    },
+    "ResolveEffect": {"number": PATH, **dict.fromkeys(("resolution", "result", "detail"), "EffectDecision")},
+    "BeginWait": {
+        "agent": PATH,
+        **dict.fromkeys(
+            ("incarnation", "fence", "kind", "name", "occurrence", "timeout_ms", "on_timeout", "request"), CALLS
+        ),
+        **dict.fromkeys(("checked", "fault"), MADE),
+    },
+    "SendSignal": {"workflow_id": PATH, "name": PATH, "payload": "the size of a body", "key": KEY, "checked": MADE},
+    "DecideApproval": {"number": PATH, **dict.fromkeys(("choice", "comment", "payload"), "DecisionRequest")},
+    "SetRateLimit": {"name": PATH, **dict.fromkeys(("amount", "period_ms", "burst"), "RateLimitRequest")},
+    "RemoveRateLimit": {"name": PATH},
+    "CreateToken": {
+        "digest": MADE,
+        **dict.fromkeys(("name", "role", "lifetime_ms", "agents", "labels"), "TokenRequest"),
+    },
+    "RotateToken": {"name": PATH, "digest": MADE, "overlap_ms": "RotateRequest"},
+    "RevokeToken": {"name": PATH},
+    "TakeRates": {"agent": PATH, "incarnation": CALLS, "takes": CALLS},
+    "RaiseBudget": {"workflow_id": PATH, "raises": "BudgetRequest"},
     "FireTimers": {},
     "ContinueAgenda": {},
     "RetireWorkflows": {"before_ms": MADE, "count_max": MADE},
@@ -232,6 +289,10 @@ async def test_names_in_paths_and_texts_in_queries_are_bounded(one: Any) -> None
             path = "/".join("x" * 300 if part.startswith("{") else part for part in operation.path.split("/"))
             body = {"incarnation": 1, "seq": 1} if operation.body is PollRequest else None
             body = {"incarnation": 1, "calls": []} if operation.body is CallsRequest else body
+            body = {"add": {"usd": 1}} if operation.body is BudgetRequest else body
+            body = {"rate": "1/s"} if operation.body is RateLimitRequest else body
+            body = {"resolution": "retry"} if operation.body is EffectDecision else body
+            body = {"choice": "approve"} if operation.body is DecisionRequest else body
             if operation.body is not None and body is None:
                 body = {}
             headers = {} if operation.body is None else {"Content-Type": operation.body_media_type}
@@ -333,3 +394,13 @@ async def test_polls_beyond_a_bound_are_refused(one: Any, fields: dict[str, Any]
     assert (answer.status, answer.word) == (400, "invalid-document")
     assert answer.json["errors"][0]["path"].startswith(next(iter(fields)))
     assert one.replica.log.stamp().applied_index == index
+
+
+def test_a_file_can_be_read_at_every_offset_that_a_request_may_name(tmp_path: Path) -> None:
+    """pread fails with EINVAL near 2^63, and the answer was an error of the replica."""
+    offsets = [param for operation in OPERATIONS for param in operation.params if param.name == "offset"]
+    assert len(offsets) == 3
+    (tmp_path / "file").write_bytes(b"x")
+    with (tmp_path / "file").open("rb") as file:
+        for param in offsets:
+            assert os.pread(file.fileno(), limits.NAME_CHARS_MAX, param.maximum) == b""

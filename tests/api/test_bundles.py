@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from raftflow.coordinator.bundles import replication
+from raftflow.coordinator.commit.submitter import NoLeaderError
 from raftflow.domain.values.code_bundle import BundleFile, digest_of, make_bundle
+from raftflow.replication.members.membership import ChangeRefusedError
 
 BUNDLE = make_bundle([BundleFile("mine.py", b"def double(x): return 2 * x\n" * 50_000)])
 DIGEST = digest_of(BUNDLE)
@@ -187,6 +190,51 @@ async def test_a_damaged_or_removed_copy_is_fetched_again(trio: Callable[..., An
         assert await content(served) == BUNDLE
 
 
+async def test_members_change_only_when_a_majority_has_every_bundle(
+    trio: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    assert (await send(leader)).status == 200
+    stores = [served.replica.bundles.store for served in (leader, *cluster.followers())]
+    for served in cluster.followers():
+        await served.until(lambda served=served: served.replica.bundles.store.has(DIGEST))
+        # They do not heal themselves.
+        monkeypatch.setattr(served.replica.bundles, "_fetch_missing", lambda: asyncio.sleep(0, result=True))
+
+    def count() -> int:
+        return sum(store.has(DIGEST) for store in stores)
+
+    change = leader.replica.membership
+    for store in stores[1:]:
+        await store.remove(DIGEST)
+    with pytest.raises(ChangeRefusedError):
+        await change.remove("nobody")
+    assert count() >= 2, "the leader has sent it"
+    await stores[0].remove(DIGEST)
+    for store in stores[2:]:
+        await store.remove(DIGEST)
+    await stores[1].put(DIGEST, BUNDLE)
+    with pytest.raises(ChangeRefusedError):
+        await change.remove("nobody")
+    assert stores[0].has(DIGEST) and count() >= 2, "the leader has fetched it from the only one that had it"
+
+    for store in stores:
+        await store.remove(DIGEST)
+    with pytest.raises(ChangeRefusedError):
+        await change.remove("nobody")
+    assert count() == 0, "it is lost: that must not stop changes for ever"
+
+    peers = leader.replica.bundles.peers
+
+    async def silent(*_: object) -> bool:
+        raise replication.BundlePeerError("no answer")
+
+    monkeypatch.setattr(peers, "has", silent)
+    with pytest.raises(NoLeaderError, match="none gives it now"):
+        await change.remove("nobody")
+
+
 class _Config:
     """A replica that does not run."""
 
@@ -205,6 +253,44 @@ async def test_what_the_log_does_not_name_is_removed_after_a_while(one: Any, mon
     one.replica.bundles._wake.set()
     await asyncio.sleep(0)
     assert kept(one).exists()
+
+
+async def test_a_bundle_that_comes_again_is_not_removed_behind_its_write(
+    one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = one.replica.bundles
+    assert await bundles.keep(DIGEST, BUNDLE) is None
+    bundles._unregistered[DIGEST] -= 2 * replication.UNREGISTERED_S
+    write, written, may_end = bundles.store.write, threading.Event(), threading.Event()
+
+    def slow(digest: str, bundle: bytes) -> None:
+        write(digest, bundle)
+        written.set()
+        assert may_end.wait(20)
+
+    monkeypatch.setattr(bundles.store, "write", slow)
+    keeping = asyncio.create_task(bundles.keep(DIGEST, BUNDLE))
+    await asyncio.to_thread(written.wait, 20)
+    removing = asyncio.create_task(bundles._remove_unregistered())
+    await asyncio.sleep(0)
+    may_end.set()
+    async with asyncio.timeout(20):
+        assert await keeping is None
+        await removing
+    assert await asyncio.to_thread(kept(one).read_bytes) == BUNDLE
+
+
+async def test_a_bundle_that_nobody_has_is_told_once(one: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert (await send(one)).status == 200
+    bundles = one.replica.bundles
+    await bundles.store.remove(DIGEST)
+    with caplog.at_level("INFO", "raftflow.coordinator.bundles"):
+        for _ in range(3):
+            assert not await bundles._fetch_missing()
+        assert (await send(one)).status == 200
+        assert await bundles._fetch_missing()
+    told = [record.levelname for record in caplog.records if DIGEST in record.getMessage()]
+    assert told == ["WARNING"]
 
 
 async def test_no_more_than_a_few_are_taken_in_at_once(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:

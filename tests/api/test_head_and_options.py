@@ -153,7 +153,7 @@ async def test_what_is_not_http_is_answered_with_a_problem_document(one: Any, na
 
 async def test_plain_http_at_a_tls_port_gets_advice(one: Any, tmp_path: Path) -> None:
     from raftflow.api.admission.listener import ApiListener
-    from raftflow.api.server import tls_context
+    from raftflow.api.http.tls import tls_context
 
     cert, key = make_certificate(tmp_path)
     door = ApiListener(

@@ -8,8 +8,11 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
+from raftflow.api.openapi import describe
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.problem_kinds import ALL_KINDS
+from raftflow.domain.values.ids import name_problem
+from raftflow.domain.values.results import step_name_problem
 from raftflow.formats.schema import workflow_schema_file
 
 
@@ -157,3 +160,24 @@ async def test_tools_that_know_no_tuples_read_the_description(one: Any) -> None:
     assert "prefixItems" not in msgspec.json.encode(structs).decode()
     pair = part(document, "AuditCheck", "before_gaps", "items")
     assert (pair["items"], pair["maxItems"]) == ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, 2)
+
+
+def test_names_that_are_refused_do_not_fit_the_description() -> None:
+    document = describe(OPERATIONS)
+
+    def rule(path: str) -> dict[str, Any]:
+        (name,) = (each for each in document["paths"][path]["post"]["parameters"] if each["name"] == "name")
+        return name["schema"]
+
+    for path, good, bad in (
+        ("/v1/workflows/{id}/signals/{name}", ("go", "Müller & Co"), ("a\x1fb", "a\n", "")),
+        ("/v1/limits/{name}", ("llm", "a.b:c"), ("Ï", "-x", "a b")),
+    ):
+        for name in good:
+            assert re.search(rule(path)["pattern"], name) and step_or_limit_problem(path, name) is None
+        for name in bad:
+            assert not re.search(f"(?:{rule(path)['pattern']})(?!\n)", name) and step_or_limit_problem(path, name)
+
+
+def step_or_limit_problem(path: str, name: str) -> str | None:
+    return step_name_problem(name) if "signals" in path else name_problem(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pkgutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,8 @@ from raftflow.api.routes.table import routes_of
 from raftflow.client import AsyncClient, Client
 from raftflow.client.operation_calls import OperationCalls
 from raftflow.domain.contract import operations, problem_kinds
-from raftflow.domain.contract.operation import Operation, UsedBy
+from raftflow.domain.contract.identities.grants import GRANTS
+from raftflow.domain.contract.operation import Access, Operation, UsedBy
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.views import TransferRequest
 from raftflow.formats import schema
@@ -31,9 +33,8 @@ def declared() -> dict[str, Operation[Any]]:
 
 
 def test_every_module_of_a_noun_counts() -> None:
-    folder = Path(operations.__file__).parent
-    modules = {Path(noun.__file__ or "").stem for noun in operations.NOUNS}
-    assert modules == {file.stem for file in folder.glob("*.py")} - {"__init__"}
+    modules = {noun.__name__.rpartition(".")[2] for noun in operations.NOUNS}
+    assert modules == {found.name for found in pkgutil.iter_modules(operations.__path__)}
 
 
 def test_every_operation_is_declared_once_under_its_own_name() -> None:
@@ -72,6 +73,7 @@ CALLERS = {
         "client/aio.py",
         "client/bundle_calls.py",
         "client/snapshots.py",
+        "client/signal_calls.py",
         "client/status_calls.py",
         "client/http/hedge.py",
         "client/workflow_calls.py",
@@ -128,8 +130,8 @@ This page is made from `raftflow/domain/contract/operations/`. This command writ
 `/v1/openapi.json` of a replica.
 
 *Answered by* says which replica answers: the one that was asked, or the leader, to which other replicas forward the
-request. Operations need the cluster's token unless *who* is everybody. Problems that every operation can answer with,
-such as `invalid-document`, are not repeated here. The last column has the verb of the command line.
+request. *Who* is what the role of a token must grant; the roles are below. Problems that every operation can answer
+with, such as `invalid-document`, are not repeated here. The last column has the verb of the command line.
 
 | operation | request | answered by | who | problems of its own | `raftflow` |
 | --- | --- | --- | --- | --- | --- |
@@ -148,7 +150,23 @@ def render_page() -> str:
             f"| {' '.join(f'`{kind.word}`' for kind in operation.extra_problems)} "
             f"| {'' if operation.verb is None else f'`{operation.verb.noun} {operation.verb.name}`'} |"
         )
+    lines += ROLES_HEAD.splitlines()
+    for role, granted in GRANTS.items():
+        words = ", ".join(access.value for access in Access if access in granted)
+        lines.append(f"| `{role}` | {words} |")
     return "\n".join(lines) + "\n"
+
+
+ROLES_HEAD = """
+## Roles
+
+`raftflow token create NAME --role ROLE` makes a token with a role. The token of the configuration
+(`replica.token_file`) has the role `all`, and so has everybody in a cluster without one. An agent acts only under the
+names that its token allows (`--agents`).
+
+| role | may use operations of |
+| --- | --- |
+"""
 
 
 def test_the_page_of_operations_is_up_to_date(*, regenerate_transcripts: bool) -> None:

@@ -272,6 +272,17 @@ async def test_requests_without_the_token_are_refused(serve: Any) -> None:
     assert (await one.get("/readyz")).status == 200
 
 
+async def test_who_has_no_token_learns_nothing_of_the_cluster(serve: Any) -> None:
+    one = await serve(token="t" * 20)
+    known = {"content-type", "content-length", "date", "server", "www-authenticate", "x-request-id"}
+    for path in ("/v1/status", "/nothing", "/healthz", "/readyz"):
+        answer = await one.get(path)
+        assert {name.lower() for name in answer.headers} <= known, path
+        assert answer.headers["Server"] == "raftflow"
+    answer = await one.get("/v1/status", headers={"Authorization": "Bearer " + "t" * 20})
+    assert {"X-Raftflow-Peers", "X-Raftflow-Leader", "X-Raftflow-Term", "X-Raftflow-Index"} <= set(answer.headers)
+
+
 async def test_a_full_queue_is_answered_with_429(serve: Any) -> None:
     one = await serve(limits=Limits(submissions_in_flight=1))
     one.replica.submitter._bounded = 1

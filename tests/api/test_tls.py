@@ -14,7 +14,8 @@ import pytest
 
 from raftflow.api.forwarding.forwarder import Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
-from raftflow.api.server import HttpServer, forward_context, tls_context
+from raftflow.api.http.tls import forward_context, tls_context
+from raftflow.api.server import HttpServer
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, Tls
 from raftflow.coordinator.config.values import ConfigError
 

@@ -58,9 +58,11 @@ class Passage:
         self.incarnation = 0
         self.seq = 0
         self.seen = 0
+        self.waiting = ""
         self.out: dict[str, dict[str, Any]] = {name: {} for name in HTTP_WAYS}
 
     async def through(self) -> dict[str, dict[str, Any]]:
+        self.waiting = await self.served.submit({"id": "w", "wait": {"signal": "never"}})
         self.incarnation = await self.served.register(cpu=10_000)
         ids = {f"a{number}": kind for number, kind in enumerate(EXACT)}
         tasks = [f'{{"id": "{each}", "python": "m:f", "args": [{kind.json}]}}' for each, kind in ids.items()]
@@ -103,6 +105,9 @@ class Passage:
         )
         answer = await self.served.post("/v1/agents/a1/poll", raw=poll)
         self.out["http-report"][name] = self._told(answer, kind)
+        self.out["http-signal"][name] = self._told(
+            await self.served.post(f"/v1/workflows/{self.waiting}/signals/go", raw=data), kind
+        )
         register = b'{"name": "a2", "instance": "iiiiiiii", "resources": {"cpu": 1}, "offers": [%s]}' % end
         self.out["http-offer"][name] = self._told(await self.served.post("/v1/agents", raw=register), kind)
 
@@ -141,6 +146,7 @@ HTTP_WAYS = {
     "http-assignment": "",
     "http-report": "ends[0].result",
     "http-offer": "offers[0].result",
+    "http-signal": "the payload",
     "http-inputs": "",
     "http-results": "",
 }

@@ -26,10 +26,11 @@ from raftflow.coordinator.uploads.document_worker import ReadRequest, answer
 from raftflow.domain.contract.reportable import first_fault, judge_end
 from raftflow.domain.contract.views import ReportedEnd, TaskView, WorkflowCreated
 from raftflow.domain.limits import RESULT_BYTES_MAX
-from raftflow.domain.tasks.checks import check_task_values, result_problem
+from raftflow.domain.tasks.checks import check_task_values
 from raftflow.domain.tasks.program import PythonCall
 from raftflow.domain.values import cachekeys
 from raftflow.domain.values.exact import write_json
+from raftflow.domain.values.results import result_problem
 from raftflow.formats.documents import normalize
 from raftflow.formats.files import loads
 from tests.api.values import BOM, MISSING, Kind

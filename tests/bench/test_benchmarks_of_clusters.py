@@ -52,6 +52,22 @@ def test_steps_are_timed_in_sequence_and_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_signals_are_timed_to_the_code_that_waited(tmp_path: Path) -> None:
+    result = main.run("waits", runs=1, data_dir=tmp_path, tasks=5, slots=2, agents=1)
+    assert (result["name"], len(result["runs"]), result["tasks"]) == ("waits", 1, 5)
+    assert set(result["median"]) == {"signal_ms_p50", "signal_ms_p99"}
+    assert all(value > 0 for value in result["median"].values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_parked_tasks_survive_the_end_of_all_replicas(tmp_path: Path) -> None:
+    result = main.run("parked", runs=1, data_dir=tmp_path, tasks=2_000, slots=2, agents=1)
+    assert (result["name"], len(result["runs"]), result["tasks"], result["cpus_used"]) == ("parked", 1, 2_000, 0)
+    assert set(result["median"]) == {"takeover_s", "empty_takeover_s"}
+    assert 0 < result["bytes_per_wait"] < 20_000 and result["restart_s"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_task_that_fails_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "PROGRAM", "/bin/false")
     with pytest.raises(BenchError, match="ended as failed"):

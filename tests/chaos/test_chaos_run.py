@@ -63,6 +63,7 @@ def test_a_short_run_injects_faults_and_finds_nothing(tmp_path: Path) -> None:
     final = next(line for line in lines if line["type"] == "final")
     assert (final["audit_verified"], final["digests_equal"], final["unfinished"]) == (True, True, 0)
     assert not (directory / "cluster").exists(), "a cluster without a violation is removed"
+    assert str(directory) not in Path("/proc/mounts").read_text()
 
 
 AS_NOBODY = (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from raftflow.chaos.history import HistoryWriter
 from raftflow.chaos.workload import collector as collector_module
+from raftflow.chaos.workload.code_bundles import WorkloadCode, make_code
 from raftflow.chaos.workload.collector import Collector
 from raftflow.chaos.workload.documents import plan_workflow
 from raftflow.chaos.workload.tasks import combine
@@ -45,11 +48,11 @@ def test_history_knows_which_writes_were_acknowledged_after_a_moment(tmp_path: P
     history.write("late")  # ignored: the file is closed
 
 
-async def tell(path: Path, *events: str, fence: int, end: bool = True) -> list[bytes]:
+async def tell(path: Path, *events: str, fence: int, end: bool = True, **more: Any) -> list[bytes]:
     reader, writer = await asyncio.open_unix_connection(str(path))
     answers = []
     for event in events:
-        word = {"event": event, "workflow": "w", "task": "t", "attempt": 1, "fence": fence, "agent": "a1"}
+        word = {"event": event, "workflow": "w", "task": "t", "attempt": 1, "fence": fence, "agent": "a1"} | more
         writer.write(json.dumps(word).encode() + b"\n")
         answers.append(await reader.readline())
     if end:
@@ -86,6 +89,23 @@ async def test_collector_refuses_effects_of_an_older_fence(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+async def test_steps_and_children_are_written_as_they_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    with HistoryWriter(path) as history:
+        collector = Collector(history, tmp_path / "socket")
+        await collector.start()
+        assert await tell(collector.path, "ran", "known", fence=5, step="s0", value="5-s0") == [b"+\n"] * 2
+        assert await tell(collector.path, "child", fence=5, child="t:c", value=7) == [b"+\n"]
+        await collector.close()
+    about = {"workflow": "w", "task": "t", "attempt": 1, "fence": 5}
+    written = [{key: value for key, value in line.items() if key != "t"} for line in lines_of(path)]
+    assert written == [
+        {"type": "step", "event": "ran", **about, "step": "s0", "value": "5-s0"},
+        {"type": "step", "event": "known", **about, "step": "s0", "value": "5-s0"},
+        {"type": "child", **about, "child": "t:c", "value": 7},
+    ]
+
+
 async def test_frozen_attempts_do_not_run_until_they_are_thawed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,14 +126,29 @@ async def test_frozen_attempts_do_not_run_until_they_are_thawed(
     ]  # fmt: skip
 
 
-def test_documents_have_the_results_that_their_tasks_compute() -> None:
-    import random
+def results_of(task: dict[str, Any], place: str, inputs: dict[str, int], shift: int = 0) -> Iterator[tuple[str, int]]:
+    """Compute what a task and its children return, children first. Its code adds `shift`."""
+    arguments = task.get("kwargs") or json.loads(task["command"][-1])
+    values = dict(inputs)
+    for child in arguments.get("children", ()):
+        found = dict(results_of(child, f"{place}:{child['id']}", {}))
+        yield from found.items()
+        values[child["id"]] = found[f"{place}:{child['id']}"]
+    yield place, combine(arguments["salt"] + shift, values)
 
+
+@pytest.mark.parametrize("code", [None, make_code(5)], ids=["plain", "bundle"])
+def test_documents_have_the_results_that_their_tasks_compute(code: WorkloadCode | None) -> None:
+    parents = 0
     for seed in range(50):
-        planned = plan_workflow("w", random.Random(seed), "socket")
+        planned = plan_workflow("w", random.Random(seed), "socket", code)
+        assert planned.document.get("code") == (code and code.digest)
         results: dict[str, int] = {}
-        for task, told in zip(planned.document["tasks"], planned.tasks, strict=True):
-            arguments = task.get("kwargs") or json.loads(task["command"][-1])
-            results[task["id"]] = combine(arguments["salt"], {need: results[need] for need in task["needs"]})
-            assert told["expect"] == results[task["id"]]
+        for task in planned.document["tasks"]:
+            needed = {need: results[need] for need in task.get("needs", ())}
+            results |= results_of(task, task["id"], needed, 0 if code is None else code.shift)
+        assert results == {told["id"]: told["expect"] for told in planned.tasks}
+        assert all(told.get("parent") == (told["id"].rpartition(":")[0] or None) for told in planned.tasks)
+        parents += any("parent" in told for told in planned.tasks)
+    assert (parents > 0) == (code is None)
     assert plan_workflow("w", random.Random(1), "") == plan_workflow("w", random.Random(1), "")

@@ -18,6 +18,7 @@ VIEW = {
     "priority": 50,
     "warnings": [],
     "code": None,
+    "pause_reason": None,
     "levels": 2,
     "critical_path": ["s", "t"],
     "critical_path_s": 3.5,

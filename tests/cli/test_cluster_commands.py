@@ -177,6 +177,86 @@ def test_cached_results_are_listed_page_by_page(run: Run, fake: Any) -> None:
     assert json.loads(run("cache", "list", "--prefix", "fit", "-o", "json", "--limit", "1").stdout) == [CACHED]
 
 
+EFFECT = {
+    "id": 3,
+    "workflow": "wf-1",
+    "task": "pay",
+    "name": "charge",
+    "occurrence": 1,
+    "function": "shop:charge",
+    "state": "uncertain",
+    "idempotency_key": "wf-1/pay/charge/1",
+    "fence": 7,
+    "begun_at": "2026-01-01T00:00:00Z",
+    "changed_at": "2026-01-01T00:00:01Z",
+}
+
+
+def test_effects_are_listed_shown_and_resolved(run: Run, fake: Any) -> None:
+    fake.routes["GET", "/v1/effects"] = {"effects": [EFFECT]}
+    shown = run("effect", "list").stdout.splitlines()
+    assert shown[0].split() == ["ID", "STATE", "WORKFLOW", "TASK", "NAME", "KEY", "SINCE"]
+    assert shown[1].split()[:3] == ["3", "uncertain", "wf-1"]
+    assert json.loads(run("effect", "list", "--all", "--workflow", "wf-1", "-o", "json").stdout)[0]["id"] == 3
+    query = fake.requests[-1][2]
+    assert (query["show"], query["workflow"]) == ("all", "wf-1")
+    fake.routes["GET", "/v1/effects/3"] = EFFECT
+    assert json.loads(run("effect", "show", "3", "-o", "json").stdout)["state"] == "uncertain"
+    fake.routes["POST", "/v1/effects/3"] = {**EFFECT, "state": "done"}
+    assert run("effect", "resolve", "3", "--done", '{"id": 7}').stdout == "3 done\n"
+    assert fake.requests[-1][4] == {"resolution": "done", "result": {"id": 7}}
+    assert json.loads(run("effect", "resolve", "3", "--retry", "-o", "json").stdout)["state"] == "done"
+    run("effect", "resolve", "3", "--fail", "--reason", "refunded")
+    assert fake.requests[-1][4] == {"resolution": "fail", "result": None, "detail": "refunded"}
+    for wrong in ([], ["--retry", "--fail"], ["--done", "id-7"]):
+        assert run("effect", "resolve", "3", *wrong).exit_code == 2
+    assert "a text has quotes" in run("effect", "resolve", "3", "--done", "id-7").stderr
+
+
+def test_rate_limits_are_set_listed_and_removed(run: Run, fake: Any) -> None:
+    limit = {"name": "llm", "rate": "100/min", "burst": 20, "available": 7, "full_in_s": 7.8}
+    fake.routes["POST", "/v1/limits/llm"] = limit
+    assert run("limit", "set", "llm", "--rate", "100/min", "--burst", "20").stdout == "llm 100/min burst 20\n"
+    assert fake.requests[-1][-1] == {"rate": "100/min", "burst": 20}
+    fake.routes["GET", "/v1/limits"] = {"limits": [limit]}
+    shown = run("limit", "list").stdout.splitlines()
+    assert [shown[0].split()[:4], shown[1].split()] == [
+        ["NAME", "RATE", "BURST", "AVAILABLE"],
+        ["llm", "100/min", "20", "7", "7.8"],
+    ]
+    fake.routes["DELETE", "/v1/limits/llm"] = {"name": "llm"}
+    assert run("limit", "remove", "llm").stdout == "llm removed\n"
+    assert run("limit", "set", "llm").exit_code == 2
+
+
+def test_budgets_are_shown_and_raised(run: Run, fake: Any) -> None:
+    view = {
+        "id": "wf-1",
+        "state": "paused",
+        "pause_reason": "budget used up: 20.50 usd of 20.00 usd",
+        "budgets": [
+            {"name": "usd", "used": 20.5, "limit": 20, "soft": 16},
+            {"name": "words", "used": 3, "limit": None, "soft": None},
+        ],
+        "tasks": [{"id": "t", "spent": {"usd": 20.5}}],
+        "more_tasks": 2,
+    }
+    fake.routes["GET", "/v1/workflows/wf-1/budget"] = view
+    assert run("workflow", "budget", "show", "wf-1").stdout.splitlines() == [
+        "wf-1 paused: budget used up: 20.50 usd of 20.00 usd",
+        "  usd: 20.5 of 20, soft limit 16",
+        "  words: 3 no limit",
+        "  task t: 20.5 usd",
+        "  and 2 more tasks",
+    ]
+    fake.routes["POST", "/v1/workflows/wf-1/budget"] = view
+    shown = run("workflow", "budget", "raise", "wf-1", "usd=30", "tokens+=5.5", "-o", "json")
+    assert json.loads(shown.stdout) == view
+    assert fake.requests[-1][-1] == {"limits": {"usd": "30"}, "add": {"tokens": "5.5"}}
+    assert run("workflow", "budget", "raise", "wf-1", "usd").exit_code == 2
+    assert run("workflow", "budget", "raise", "wf-1").exit_code == 2
+
+
 def test_the_cache_is_cleared_by_key_by_prefix_or_whole(run: Run, fake: Any) -> None:
     fake.routes["DELETE", "/v1/cache"] = {"cleared": 1}
     assert run("cache", "clear", "--key", "fit-1").stdout == "1 cached result forgotten\n"
@@ -189,7 +269,64 @@ def test_the_cache_is_cleared_by_key_by_prefix_or_whole(run: Run, fake: Any) -> 
 
 
 def test_kinds_are_listed(run: Run, fake: Any) -> None:
-    kind = {"kind": "fit.py", "count": 3, "mean_s": 1.5, "deviation_s": 0.5, "learnt_at": "2026-01-01T00:00:00Z"}
+    kind = {
+        "kind": "fit.py",
+        "count": 3,
+        "mean_s": 1.5,
+        "deviation_s": 0.5,
+        "span_s": 2.5,
+        "learnt_at": "2026-01-01T00:00:00Z",
+    }
     fake.routes["GET", "/v1/kinds"] = {"kinds": [kind]}
     shown = run("task", "kinds").stdout.splitlines()
-    assert shown[1].split() == ["fit.py", "3", "1.5", "0.5", "-", "-", "2026-01-01"]
+    assert shown[1].split() == ["fit.py", "3", "1.5", "0.5", "2.5", "-", "-", "2026-01-01"]
+
+
+def test_a_signal_is_sent(run: Run, fake: Any) -> None:
+    fake.routes["POST", "/v1/workflows/wf-1/signals/go"] = {"state": "delivered", "task": "a"}
+    assert run("signal", "send", "wf-1", "go", '{"n": 1}').stdout == "delivered to a\n"
+    assert fake.requests[-1][-1] == {"n": 1}
+    fake.routes["POST", "/v1/workflows/wf-1/signals/go"] = {"state": "kept", "task": None}
+    assert run("signal", "send", "wf-1", "go", "--key", "k").stdout == "kept: no task waits for it yet\n"
+    assert run("signal", "send", "wf-1", "go", "-o", "json").stdout.startswith("{")
+    assert run("signal", "send", "wf-1", "go", "{").exit_code == 2
+
+
+def test_approvals_are_listed_and_decided(run: Run, fake: Any) -> None:
+    view = {"id": "7", "workflow": "wf-1", "task": "a", "title": "ship", "details": {"n": 1}, "state": "open"}
+    view |= {"choices": ["approve", "deny"], "asked_at": "2026-01-01T00:00:00.000Z", "expires_at": None}
+    view |= {"on_timeout": None, "choice": None, "comment": "", "payload": None, "by": None, "ended_at": None}
+    fake.routes["GET", "/v1/approvals"] = {"approvals": [view], "next": None}
+    assert run("approval", "list").stdout.splitlines()[1].split()[:4] == ["7", "wf-1", "a", "ship"]
+    fake.routes["GET", "/v1/approvals/7"] = view
+    assert "ship" in run("approval", "show", "7").stdout
+    fake.routes["POST", "/v1/approvals/7"] = {**view, "state": "decided", "choice": "deny"}
+    assert run("approval", "deny", "7", "--comment", "no", "--payload", "[1]").stdout == "7 deny: ship\n"
+    assert fake.requests[-1][-1] == {"choice": "deny", "comment": "no", "payload": [1]}
+    assert run("approval", "approve", "7", "-o", "json").exit_code == 0
+    assert fake.requests[-1][-1]["choice"] == "approve"
+
+
+def test_a_token_is_made_shown_once_rotated_and_revoked(run: Run, fake: Any) -> None:
+    made = {"name": "gpu", "role": "agent", "token": "rft-abc", "expires_at": None}
+    fake.routes["POST", "/v1/tokens"] = made
+    given = ("--agents", "gpu-*", "--label", "zone=a", "--expires", "90d")
+    assert run("token", "create", "gpu", "--role", "agent", *given).stdout == "rft-abc\n"
+    assert fake.requests[-1][-1] == {
+        "name": "gpu",
+        "role": "agent",
+        "expires_s": 90 * 86_400.0,
+        "agents": "gpu-*",
+        "labels": {"zone": "a"},
+    }
+    assert json.loads(run("token", "create", "gpu", "--role", "agent", "-o", "json").stdout) == made
+    fake.routes["POST", "/v1/tokens/gpu/rotate"] = made
+    assert run("token", "rotate", "gpu", "--overlap", "10m").stdout == "rft-abc\n"
+    assert fake.requests[-1][-1] == {"overlap_s": 600.0}
+    fake.routes["DELETE", "/v1/tokens/gpu"] = {"name": "gpu"}
+    assert run("token", "revoke", "gpu").stdout == "gpu revoked\n"
+    fake.routes["GET", "/v1/identity"] = {"name": "alice", "role": "submit", "agents": "", "labels": {}}
+    assert run("token", "whoami").stdout == "alice submit\n"
+    assert run("token", "create", "x").exit_code == 2
+    assert run("token", "create", "x", "--role", "king").exit_code == 2
+    assert run("token", "create", "x", "--role", "agent", "--label", "zone").exit_code == 2

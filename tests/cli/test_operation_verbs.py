@@ -13,7 +13,7 @@ from click.testing import Result
 
 from raftflow.cli.cluster_commands.operation_verbs import command_of, help_of
 from raftflow.cli.main import root
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, UsedBy, Verb
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, UsedBy, Verb
 from raftflow.domain.contract.operations import OPERATIONS
 
 Run = Callable[..., Result]
@@ -30,17 +30,41 @@ WITHOUT_OPERATION = {
     "audit replay": "reads files",
     "snapshot inspect": "reads a file",
     "snapshot verify": "reads a file",
+    "approval deny": "`decide_approval` with another choice than `approval approve`",
 }
 """Verbs of the nouns below that stand for no operation, and why."""
-NOUNS = ("workflow", "task", "agent", "member", "cache", "bundle", "ledger", "audit", "cluster", "snapshot")
+NOUNS = (
+    "workflow",
+    "workflow budget",
+    "task",
+    "agent",
+    "member",
+    "cache",
+    "bundle",
+    "effect",
+    "signal",
+    "approval",
+    "limit",
+    "token",
+    "ledger",
+    "audit",
+    "cluster",
+    "snapshot",
+)
 
 
 def verbs_of(noun: str) -> dict[str, click.Command]:
     """Return the verbs of a noun."""
     context = click.Context(root, info_name="raftflow")
-    group = root.get_command(context, noun)
+    first, *rest = noun.split()
+    group = root.get_command(context, first)
+    for name in rest:
+        assert isinstance(group, click.Group)
+        group = group.get_command(context, name)
     assert isinstance(group, click.Group)
-    return {f"{noun} {name}": command for name, command in group.commands.items()}
+    return {
+        f"{noun} {name}": command for name, command in group.commands.items() if not isinstance(command, click.Group)
+    }
 
 
 COMMANDS = {name: command for noun in NOUNS for name, command in verbs_of(noun).items()}
@@ -158,6 +182,7 @@ def test_a_verb_of_any_declaration(fake: Any, monkeypatch: pytest.MonkeyPatch) -
         method="POST",
         path="/v1/things/{id}",
         answered_by=AnsweredBy.LEADER_WRITE,
+        access=Access.SUBMIT,
         summary="Make a thing",
         answer=Answer,
         body=Body,

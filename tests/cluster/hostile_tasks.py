@@ -147,6 +147,8 @@ PROCESSES = (
     sh("a daemon", "setsid sh -c 'trap \"\" TERM HUP; sleep 60; sleep 60' &"),
     sh("a daemon without environment", "(env -i setsid sh -c 'sleep 60; sleep 60' &)"),
     sh("a daemon with another's fence", "(RAFTFLOW_FENCE=1 setsid sleep 60 &)"),
+    sh("a daemon with a forged mark", "(prlimit --locks=7:7 setsid env -i sleep 60 &)"),
+    sh("a stopped daemon", "(setsid env -i sh -c 'kill -STOP $$; sleep 60' &); sleep 0.2"),
     program(
         "a daemon that adopts",
         "if not os.fork():\n    os.setsid(); ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n"
@@ -212,6 +214,13 @@ WORKERS = (
         "os.write(3, struct.pack('<I', len(data)) + data)",
         "any",
     ),
+    py(
+        "a forked process answers for it",
+        "from raftflow.agent.launcher.messages import Returned\nimport msgspec\n"
+        "data = msgspec.msgpack.encode(Returned(fence, True, b'666'))\n"
+        "if not os.fork(): os.write(3, struct.pack('<I', len(data)) + data); os._exit(0)\nos.wait()",
+    ),
+    py("a forked process takes calls", "if not os.fork(): os.read(3, 99); os._exit(0)\nos.wait()"),
     py("many processes", "for _ in range(40):\n    if not os.fork(): time.sleep(60)"),
     py("a forked process returns", "os.fork()"),
     py(

@@ -16,6 +16,7 @@ import pytest
 import raftflow
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
+from raftflow.recovery.bundle_files import folder_beside
 from raftflow.sdk.code import FolderCode
 
 
@@ -150,3 +151,39 @@ def test_the_command_line_sends_a_folder_and_says_what_it_left_out(cluster: Loca
         assert client.results(json.loads(done.stdout)["id"])["sh"] == [42]
         spoilt = list(cluster.config_file("n1").parent.rglob("code/*/**/__pycache__"))
         assert spoilt == [], "a command that imports from its code leaves no bytecode there"
+
+
+def test_a_restored_cluster_names_missing_code_and_a_task_says_that_it_waits_for_it(
+    cluster: LocalCluster, folder: Path, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    """The task fits no agent of the old cluster, so that it is there when the new one begins."""
+    saved, place = tmp_path / "saved", tmp_path / "restored"
+    (folder / "lib" / "part.py").write_text("factor = 11\n")
+    with client_of(cluster, folder) as client:
+        task = {"id": "a", "python": "mine:scale", "args": [2], "resources": {"cpu": 7}}
+        run = client.submit({"name": "scale", "tasks": [task]})
+        code = client.workflow(run.id).code
+    peers = {"RAFTFLOW_PEERS": ",".join(cluster.urls), "RAFTFLOW_TOKEN": cluster.token or ""}
+    environment = {**os.environ, **peers}
+    command_line("snapshot", "save", str(saved), env=environment)
+    (folder_beside(saved) / code).unlink()
+    options = ("--nodes", "1", "--agents", "1", "--agent-cpus", "8", "--data-dir", str(place))
+    told = command_line("cluster", "up", "--restore", str(saved), *options, env=environment)
+    restored = LocalCluster.load(place)
+    try:
+        assert f"the code bundle {code} is missing: its tasks wait" in told.stderr
+        with client_of(restored) as client:
+            waits = f"it has not started: its agent fetches its code bundle {code}, which is missing on this replica"
+            eventually(lambda: waits in client.explain(run.id, "a").reason, what="the explanation")
+            client.send_bundle(folder)
+            client.wait(run.id, timeout_s=30)
+            assert client.results(run.id) == {"a": 22}
+    finally:
+        restored.down()
+
+
+def command_line(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    script = Path(sysconfig.get_path("scripts"), "raftflow")
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], env=env, capture_output=True, text=True, timeout=60, check=True
+    )

@@ -187,3 +187,32 @@ def test_agents_and_replicas_of_the_old_cluster_are_refused(
         assert attempts[-1].outcome == "succeeded" and attempts[-1].fence > first + 10**9
         assert old.leader() in {"n1", "n2"}
         _wait(lambda: "cluster" in old.log_file("n3").read_text(), "the old replica says why it is alone")
+
+
+def test_an_effect_that_was_under_way_is_not_called_again_by_the_new_cluster(
+    tmp_path: Path,
+    make_cluster: Callable[..., LocalCluster],
+    restored: Callable[[], LocalCluster],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The old cluster goes on after the copy and pays. Nobody can tell that to the new one but a person."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "sdk"))
+    old = make_cluster(agents=1)
+    paid, gate, saved = tmp_path / "paid", tmp_path / "gate", tmp_path / "saved"
+    task = {"id": "t", "python": "effect_jobs:blind_at", "args": [str(paid), str(gate)], "retries": 3}
+    with old.client() as client:
+        workflow = client.submit({"name": "w", "tasks": [task]}).id
+        _wait(paid.exists, "the effect is called")
+        run("snapshot", "save", saved, "--data-dir", old.directory)
+        gate.touch()
+        assert client.wait(workflow, timeout_s=60).state == "succeeded"
+    old.down()
+    told = run("cluster", "up", "--data-dir", tmp_path / "new", "--agents", 1, "--restore", saved)
+    with restored().client() as client:
+        _wait(lambda: [each.state for each in client.effects()] == ["uncertain"], told)
+        assert len(paid.read_text().splitlines()) == 1
+        (effect,) = client.effects()
+        client.resolve_effect(effect.id, "done", result="paid once")
+        assert client.wait(workflow, timeout_s=60).state == "succeeded"
+        assert client.results(workflow)["t"] == "paid once"
+    assert len(paid.read_text().splitlines()) == 1

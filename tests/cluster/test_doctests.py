@@ -41,9 +41,23 @@ def names(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[di
 @pytest.mark.parametrize("name", NAMES)
 def test_a_public_name_has_an_example_that_works(names: dict[str, Any], name: str) -> None:
     thing = getattr(raftflow, name)
-    file = Path(inspect.getsourcefile(thing) or "")
+    described = thing if inspect.isclass(thing) or inspect.isfunction(thing) else type(thing)
+    file = Path(inspect.getsourcefile(described) or "")
     example = doctest.DocTestParser().get_doctest(inspect.getdoc(thing) or "", names, name, str(file), None)
     assert example.examples, f"the docstring of raftflow.{name} has no example"
+    told: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    runner.run(example, out=told.append)
+    assert not runner.failures, "".join(told)
+
+
+@pytest.mark.parametrize("method", ["approval", "effect", "rate", "spend", "wait"])
+def test_what_a_task_asks_for_has_an_example_that_works(method: str) -> None:
+    """Outside of a cluster, as a user tries it."""
+    names = {"raftflow": raftflow, "ctx": raftflow.Context("wf-1", "demo", attempt=1, fence=7)}
+    text = inspect.getdoc(getattr(raftflow.Context, method)) or ""
+    example = doctest.DocTestParser().get_doctest(text, names, method, None, None)
+    assert example.examples, f"the docstring of Context.{method} has no example"
     told: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(example, out=told.append)

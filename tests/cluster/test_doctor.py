@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -40,10 +42,19 @@ def bad(found: Diagnosis) -> dict[tuple[str, str], CheckResult]:
     }
 
 
+def open_to_others(directory: Path) -> list[str]:
+    """Folders that other users can enter, and files with a mode for others in them."""
+    folders = [directory, *(path for path in directory.rglob("*") if path.is_dir())]
+    return [str(path) for path in folders if stat.S_IMODE(path.stat().st_mode) & 0o077] + [
+        str(path) for path in (directory / "logs").iterdir() if stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+
+
 def test_a_cluster_that_gets_sick(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(agents=1, with_token=True)
     cluster.wait_leader()
     cluster.wait_agents()
+    assert open_to_others(cluster.directory) == []
     found = diagnose(cluster)
     assert bad(found) == {}
     assert (found.leader, sorted(found.reached)) == (cluster.leader(), ["n1", "n2", "n3"])

@@ -15,7 +15,8 @@ from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
 from raftflow.domain.features import LEVEL
-from raftflow.domain.tasks.program import CommandLine, ContainerRun, PythonCall
+from raftflow.domain.tasks.budgets import Budget
+from raftflow.domain.tasks.program import CommandLine, ContainerRun, PythonCall, TaskWait
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -141,6 +142,21 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=7, ends=ends),)
     yield (c.CommitPlacements(**stamp(), placements=(c.Placement("wf-1", 1, "a1", 1),)),)
     yield (c.RecordSteps(**stamp(), agent="a1", incarnation=1, steps=_steps(4)),)
+    yield (
+        c.SetRateLimit(**stamp("limit-1"), name="llm", amount=100, period_ms=60_000, burst=20),
+        c.SetRateLimit(**stamp(), name="gone", amount=1, period_ms=1_000, burst=1),
+        c.RemoveRateLimit(**stamp(), name="gone"),
+        c.TakeRates(**stamp(), agent="a1", incarnation=1, takes=(c.RateToTake(4, "llm", 3, "raftflow.rate.llm", 1),)),
+    )
+    yield (
+        c.CreateToken(**stamp("token-1"), name="ops", role="operate", digest=bytes(32), lifetime_ms=86_400_000),
+        c.CreateToken(
+            **stamp(), name="gpu", role="agent", digest=b"g" * 32, agents="gpu-*", labels={"zone": "a", "disk": "ssd"}
+        ),
+        c.CreateToken(**stamp(), name="gone", role="read", digest=b"x" * 32),
+        c.RevokeToken(**stamp(), name="gone"),
+        c.RotateToken(**stamp(), name="ops", digest=b"o" * 32, overlap_ms=3_600_000),
+    )
     yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=1, ends=(_failed(4, "wf-1", "b"),)),)
     yield (c.FireTimers(**stamp()),)
     for action in ("pause", "resume", "cancel"):
@@ -158,12 +174,30 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     bag = tuple(TaskSpec(id=f"t{number}", program=CommandLine(("x",))) for number in range(50))
     yield (c.SubmitWorkflow(**stamp(), workflow_id="wf-12", spec=WorkflowSpec(name="bag", tasks=bag)),)
     yield (c.ControlWorkflow(**stamp("cancel-12"), workflow_id="wf-12", action="cancel"),)
+    yield from spending(stamp)
     yield from bundles(stamp, tasks)
     yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
     yield from online(stamp)
     yield from faults(stamp)
     yield from families(stamp)
+    yield from effects(stamp)
+    yield from waits(stamp)
     yield (c.ContinueAgenda(**stamp()),)
+
+
+def spending(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield a workflow with budgets, one of which is used up, raised, and used up again."""
+    budgets = (Budget("usd", 20_000_000, 16_000_000), Budget("tokens", 5_000_000, 4_000_000))
+    task = TaskSpec(id="t", program=CommandLine(("x",)), rates={"llm": 1})
+    spec = WorkflowSpec(name="budget", tasks=(task,), budgets=budgets)
+    yield (
+        c.SubmitWorkflow(**stamp("submit-20"), workflow_id="wf-20", spec=spec),
+        c.RaiseBudget(
+            **stamp("raise-20"), workflow_id="wf-20", raises=(c.BudgetRaise("usd", 1_000_000, added=True),)
+        ),
+        c.BeginWorkflow(**stamp(), workflow_id="wf-21", name="large", tasks=1, needs=0, budgets=budgets),
+        c.DropUploads(**stamp(), workflow_ids=("wf-21",)),
+    )
 
 
 def bundles(
@@ -335,8 +369,8 @@ def families(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCom
     child = replace(root, id="x", program=PythonCall("package.module:function", b"[2]"), retries=1)
     yield (
         c.RegisterAgent(**stamp(), name="g1", instance="i", capacity={"cpu": 4_000, "memory": 4_096}),
-        c.SubmitWorkflow(**stamp(), workflow_id="wf-18", spec=WorkflowSpec(name="family", tasks=(root,))),
-        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-18", 0, "g1", 8),)),
+        c.SubmitWorkflow(**stamp(), workflow_id="wf-21", spec=WorkflowSpec(name="family", tasks=(root,))),
+        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-21", 0, "g1", 8),)),
     )
     children = tuple(c.ChildTask(key, number % 2) for number, key in enumerate("abcd"))
     own = {"agent": "g1", "incarnation": 8, "fence": 12}
@@ -344,19 +378,97 @@ def families(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCom
         c.SpawnTasks(**stamp(), **own, profiles=(root, child), children=children),
         c.SpawnTasks(**stamp(), **own, profiles=(child,), children=(c.ChildTask("a", 0), c.ChildTask("e", 0))),
         c.CancelChildren(**stamp(), **own, children=(4, 9)),
-        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-18", 1, "g1", 8),)),
+        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-21", 1, "g1", 8),)),
     )
     ends = (
-        c.AttemptEnd(12, "wf-18", "root", AttemptOutcome.PARKED, 0, "", b'{"children":[[1,3]]}', 5),
-        _failed(13, "wf-18", "root:a"),
+        c.AttemptEnd(12, "wf-21", "root", AttemptOutcome.PARKED, 0, "", b'{"children":[[1,3]]}', 5),
+        _failed(13, "wf-21", "root:a"),
     )
     yield (c.ReportAttempts(**stamp(), agent="g1", incarnation=8, ends=ends),)
+
+
+def effects(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield effects of a task, one in each state."""
+    task = TaskSpec(id="pay", program=CommandLine(("pay",)))
+    yield (
+        c.RegisterAgent(**stamp(), name="e1", instance="i", capacity={"cpu": 4_000, "memory": 4_096}),
+        c.SubmitWorkflow(**stamp(), workflow_id="wf-20", spec=WorkflowSpec(name="effects", tasks=(task,))),
+        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-20", 0, "e1", 9),)),
+    )
+    own = {"agent": "e1", "incarnation": 9, "fence": 14}
+    key = {"name": "send ä", "function": "package.module:send"}
+    yield tuple([c.BeginEffect(**stamp(), **own, **key, begin=number, occurrence=number) for number in range(1, 7)])
+
+    def end(begin: int, outcome: Any, **told: Any) -> c.EndEffect:
+        return c.EndEffect(**stamp(), **own, name="send ä", begin=begin, occurrence=begin, outcome=outcome, **told)
+
+    yield (
+        end(1, "done", result=b'{"n":3}'),
+        end(2, "not_done"),
+        *[end(begin, "uncertain", detail="no answer") for begin in (3, 4, 5)],
+        end(5, "done", result=b"1"),
+    )
+    yield (
+        c.ResolveEffect(**stamp("resolve-3"), number=3, resolution="retry"),
+        c.ResolveEffect(**stamp("resolve-4"), number=4, resolution="fail", detail="no"),
+        c.ResolveEffect(**stamp("resolve-5"), number=5, resolution="done", result=b"[2]"),
+    )
+
+
+def waits(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield a task that is parked for a signal and an approval; one signal was taken, and one is kept."""
+    task = TaskSpec(id="ask", program=CommandLine(("ask",)))
+    yield (
+        c.SubmitWorkflow(**stamp(), workflow_id="wf-19", spec=WorkflowSpec(name="waits", tasks=(task,))),
+        c.CommitPlacements(**stamp(), placements=(c.Placement("wf-19", 0, "g1", 8),)),
+        c.SendSignal(**stamp(), workflow_id="wf-19", name="early", payload=b"1", key="k1"),
+    )
+    own = {"agent": "g1", "incarnation": 8, "fence": 15}
+    approval = b'{"title":"ship"}'
+    yield (
+        c.BeginWait(**stamp(), **own, kind="signal", name="early", occurrence=1),
+        c.BeginWait(**stamp(), **own, kind="signal", name="go", occurrence=1, request=b"{}", checked=1, fault="f"),
+        c.BeginWait(
+            **stamp(),
+            **own,
+            kind="approval",
+            name="ship",
+            occurrence=1,
+            timeout_ms=9,
+            on_timeout=b"0",
+            request=approval,
+        ),
+        c.SendSignal(**stamp(), workflow_id="wf-19", name="go", payload=b"2", key="k2", checked=3),
+        c.SendSignal(**stamp(), workflow_id="wf-19", name="later", payload=b"[]"),
+        c.DecideApproval(**stamp("decide-9"), number=9, choice="approve", comment="c", payload=b"1"),
+    )
+    yield (
+        c.ReportAttempts(
+            **stamp(),
+            agent="g1",
+            incarnation=8,
+            ends=(c.AttemptEnd(15, "wf-19", "ask", AttemptOutcome.PARKED, 0, "", b'{"waits":[1,2]}', 5),),
+        ),
+    )
+    go = TaskSpec(id="go", program=TaskWait("signal", "go", 9, b"[1]"), resources={}, expected_ms=0)
+    ship = TaskSpec(id="ship", program=TaskWait("approval", "ship", 0, b"", approval), resources={}, expected_ms=0)
+    later = replace(go, id="later", needs=("go",))
+    spec = WorkflowSpec(name="document-waits", tasks=(go, ship, later))
+    yield (
+        c.SubmitWorkflow(**stamp(), workflow_id="wf-22", spec=spec),
+        c.SendSignal(**stamp(), workflow_id="wf-22", name="go", payload=b"3"),
+    )
 
 
 def _steps(fence: int) -> tuple[c.StepToRecord, ...]:
     """Return steps of an attempt: two that are recorded, one twice, and one of another function."""
     ask = c.StepToRecord(fence, "ask ä", 1, "package.module:ask", b'{"n":1}')
-    return (ask, replace(ask, occurrence=2, result=b"null"), ask, replace(ask, function="package.module:other"))
+    return (
+        ask,
+        replace(ask, occurrence=2, result=b"null", spent=(("usd", 1_500_000),)),
+        ask,
+        replace(ask, function="package.module:other"),
+    )
 
 
 def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:

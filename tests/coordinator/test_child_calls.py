@@ -160,3 +160,17 @@ async def test_a_parked_attempt_goes_on_when_its_children_have_ended(parent: Par
     parent.fence = found["t:a"].fence
     again = await parent.report(end(parent.fence, workflow_id, "t:a", result=raw(7)))
     assert [(task, item.attempt) for task, item in again.items()] == [("t", 2)]
+
+
+async def test_children_that_are_there_need_no_entry_of_the_log(parent: Parent) -> None:
+    a, b = ({"id": key, "command": ["true"], "resources": {"cpu": 8}} for key in "ab")
+    assert (await parent.spawn(a)).children == [1]
+    before = parent.bench.machine.applied_index
+    assert (await parent.spawn(a)).children == [1]
+    assert parent.bench.machine.applied_index == before
+    assert (await parent.spawn(a, b)).children == [1, 2], "one of them is not there"
+    assert parent.bench.machine.applied_index == before + 1
+    assert (await parent.spawn(b, a)).children == [2, 1]
+    refused = await parent.spawn(a, {**b, "command": ["false"]})
+    assert (refused.type, "under the key 'b'" in refused.detail) == ("mismatch", True)
+    assert parent.bench.machine.applied_index == before + 2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from raftflow.coordinator.placement.speculative import AHEAD_MAX, placements_after
-from raftflow.domain.commands import ControlWorkflow, DrainAgent, SubmitWorkflow
-from raftflow.domain.tasks.program import CommandLine
+from raftflow.domain.commands import ChildTask, ControlWorkflow, DrainAgent, SpawnTasks, SubmitWorkflow
+from raftflow.domain.tasks.program import CommandLine, TaskWait
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.read import invariants
@@ -49,6 +50,39 @@ async def test_a_hop_of_a_chain_costs_one_entry(bench: Any) -> None:
         assert one.machine.applied_index == before + 1
         seen = answer.assign[0].fence
     assert invariants.check(one.machine) == []
+
+
+@pytest.mark.parametrize(("mode", "ends"), [("all", 2), ("any", 1)])
+async def test_a_parked_task_goes_on_in_the_entry_of_its_last_child(bench: Any, mode: str, ends: int) -> None:
+    one = await bench()
+    incarnation = await one.register(cpu=4)
+    workflow = await submit(one, task("t"))
+    (parent,) = (await one.work(incarnation, 1)).assign
+    about = {"at_ms": one.clock.ms, "actor": "agent:a1", "agent": "a1", "incarnation": incarnation}
+    children = tuple(ChildTask(key, 0) for key in "abc")
+    spawn = SpawnTasks(**about, fence=parent.fence, profiles=(task("child"),), children=children)
+    assert (await one.replica.propose(spawn)).positions == (1, 2, 3)
+    condition = msgspec.Raw(b'{"mode":"%s","children":[[1,2]]}' % mode.encode())
+    park = one.end(parent.fence, workflow, "t", "parked", result=condition)
+    running = {item.task_id: item.fence for item in (await one.poll(incarnation, 2, ends=[park])).assign}
+    assert [*running] == ["t:a", "t:b", "t:c"]
+    assert guesses(one, one.end(running["t:c"], workflow, "t:c")) == [], "it does not wait for this one"
+    for seq, child in enumerate(["t:a", "t:b"][:ends], start=3):
+        before = one.machine.applied_index
+        end = one.end(running.pop(child), workflow, child)
+        answer = await one.poll(incarnation, seq, seen=end.fence, ends=[end], running=list(running.values()))
+        assert one.machine.applied_index == before + 1
+    assert answer.assign[-1].task_id == "t"
+    assert invariants.check(one.machine) == []
+
+
+async def test_a_wait_of_the_document_gets_no_agent(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    wait = TaskSpec(id="w", needs=("t",), program=TaskWait("signal", "go"), resources={}, expected_ms=0)
+    workflow = await submit(one, task("t"), wait, task("u", "t"))
+    (found,) = (await one.work(incarnation, 1)).assign
+    assert guesses(one, one.end(found.fence, workflow, "t")) == [2]
 
 
 async def test_who_waits_already_is_not_passed(bench: Any) -> None:

@@ -14,6 +14,7 @@ from raftflow.domain.contract.cluster import (
     CertificateFacts,
     DiskFacts,
     DrainedAgent,
+    EndingToken,
     FileMode,
     LoopLag,
     PressureStall,
@@ -434,3 +435,28 @@ def test_the_list_of_agents_is_bounded() -> None:
 def test_nothing_answers() -> None:
     found = examine(cluster(*(silent(name) for name in NAMES), members=[]))
     assert (found.ok, found.reached, found.leader) == (False, [], None)
+
+
+@pytest.mark.parametrize(
+    ("left_days", "lifetime_days", "measured"),
+    [
+        (6, 90, "is valid for 6.0 days more"),
+        (0.2, 1, "is valid for 4.8 h more"),
+        (-1, 90, "has expired"),
+        (8, 90, None),
+        (0.5, 1, None),
+    ],
+)
+def test_a_token_that_ends_soon(left_days: float, lifetime_days: float, measured: str | None) -> None:
+    day_ms = 24 * 3600 * 1000
+    now_ms = host("n1").time_ms
+    token = EndingToken(
+        name="ci", expires_ms=now_ms + round(left_days * day_ms), lifetime_ms=round(lifetime_days * day_ms)
+    )
+    facts = cluster(*(replica(name, host=host(name, ending_tokens=[token])) for name in ("n1", "n2")))
+    if measured is None:
+        assert bad(facts) == []
+        return
+    finding = only(facts)
+    assert (finding.severity, finding.code, finding.subject) == ("warning", "token", "ci")
+    assert measured in finding.measured and "token rotate ci" in finding.advice

@@ -10,6 +10,7 @@ from raftflow.domain.tasks.checks import (
     check_task_values,
     check_workflow_values,
     label_problems,
+    rate_problems,
     resource_problems,
     result_problem,
 )
@@ -74,6 +75,12 @@ def test_workflow_values():
     assert check_workflow_values("a", 100) == check_workflow_values("a", 0, 1) == []
     found = check_workflow_values("a b", 101, 0)
     assert [problem.path for problem in found] == ["name", "priority", "max_parallel"]
+
+
+def test_rates_of_a_task():
+    assert rate_problems({f"r{n}": 1 for n in range(17)}) == ["17 rates, the limit is 16"]
+    assert len(rate_problems({"a b": 0})) == 2
+    assert paths(rates={"a b": 1}) == ["T.rates"]
 
 
 def test_resources_and_labels():

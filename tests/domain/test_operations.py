@@ -42,7 +42,7 @@ def test_all_kinds_of_problems_have_words_and_statuses() -> None:
     ],
 )
 def test_problems_follow_from_what_an_operation_is(changes: dict, more: set[str], less: set[str]) -> None:
-    plain = {"method": "GET", "path": "/v1/x", "answered_by": AnsweredBy.ASKED_REPLICA, "access": Access.TOKEN}
+    plain = {"method": "GET", "path": "/v1/x", "answered_by": AnsweredBy.ASKED_REPLICA, "access": Access.READ}
     operation: Operation[bytes] = Operation(name="x", summary="", answer=bytes, **(plain | changes))
     words = {kind.word for kind in operation.problems()}
     assert more <= words

@@ -11,6 +11,7 @@ from raftflow.domain.tasks.program import (
     ContainerRun,
     Program,
     PythonCall,
+    TaskWait,
     assigned,
     required_labels,
 )
@@ -67,3 +68,10 @@ def test_a_capability_is_one_more_label() -> None:
     assert required_labels(CommandLine(("true",)), labels) is labels
     unusual: Program = Unusual()  # type: ignore[assignment]
     assert required_labels(unusual, labels) == {"zone": "a", "executor:unusual": "yes"}
+
+
+def test_a_wait_has_faults_a_size_and_no_kind() -> None:
+    wait = TaskWait("signal", "go", 1_000, b"1")
+    assert (wait.kind(), wait.size_bytes(), list(wait.faults())) == ("", 3, [])
+    (fault,) = TaskWait("approval", "Publish?").faults()
+    assert fault[0] == "wait" and fault[1].startswith("what an approval asks: ")

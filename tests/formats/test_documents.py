@@ -16,7 +16,7 @@ import raftflow.formats
 from raftflow.domain import limits
 from raftflow.domain.contract.views import FieldProblem
 from raftflow.domain.tasks.checks import check_task_values, check_workflow_values
-from raftflow.domain.tasks.program import CommandLine, PythonCall
+from raftflow.domain.tasks.program import CommandLine, PythonCall, TaskWait
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec, check_graph
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
@@ -440,7 +440,17 @@ def test_the_reference_names_every_key() -> None:
     named = {
         key for cell in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)
     }
-    assert named == {*READERS, "name", "priority", "on_failure", "max_parallel", "code", "defaults", "tasks"}
+    assert named == {
+        *READERS,
+        "name",
+        "priority",
+        "on_failure",
+        "max_parallel",
+        "code",
+        "budgets",
+        "defaults",
+        "tasks",
+    }
 
 
 @pytest.mark.parametrize("depth", [1, 63, 64, 65, 66, 500, 5_000])
@@ -459,3 +469,67 @@ def test_json_is_nested_so_deeply_and_no_deeper(depth: int) -> None:
             decode_json(text)
     with pytest.raises(DocumentError, match="is not valid JSON"):
         decode_json(b"[1")
+
+
+def test_a_task_that_waits_ignores_what_defaults_say_of_runs() -> None:
+    document = {
+        "name": "w",
+        "defaults": {"python": "a:b", "args": [1], "env": {"A": "b"}, "retries": 3, "timeout": "5s", "cache": True},
+        "tasks": [
+            {"id": "a"},
+            {"id": "b", "needs": ["a"], "wait": {"signal": "go", "timeout": "3d", "on_timeout": {"x": 1}}},
+            {"id": "c", "wait": {"approval": "P?", "details": 1, "choices": ["x"], "timeout": 1, "on_timeout": "x"}},
+            {"id": "d", "wait": {"approval": "P?"}},
+        ],
+    }
+    bare: dict[str, Any] = {"resources": {}, "expected_ms": 0}
+    asked = b'{"title":"P?","details":1,"choices":["x"]}'
+    plain = b'{"title":"P?","details":null,"choices":["approve","deny"]}'
+    assert normalize(document).tasks[1:] == (
+        TaskSpec(id="b", needs=("a",), program=TaskWait("signal", "go", 259_200_000, b'{"x":1}'), **bare),
+        TaskSpec(id="c", program=TaskWait("approval", "P?", 1_000, b'"x"', asked), **bare),
+        TaskSpec(id="d", program=TaskWait("approval", "P?", request=plain), **bare),
+    )
+
+
+@pytest.mark.parametrize(
+    ("wait", "path", "message"),
+    [
+        (1, "", 'must be a table with one of `signal` and `approval`: { signal = "go", timeout = "3d" }'),
+        ({"signal": "a", "timeuot": 1}, ".timeuot", "unknown key 'timeuot'; did you mean 'timeout'?"),
+        ({"signal": ""}, ".signal", "must not be empty"),
+        ({"signal": "\ud800"}, ".signal", "is not valid Unicode (a lone surrogate)"),
+        ({"approval": "\ud800"}, ".approval", "is not valid Unicode (a lone surrogate)"),
+        ({"approval": 1}, ".approval", "must be a string: quote it"),
+        ({"signal": "a", "timeout": 0}, ".timeout", "must be longer than zero"),
+        ({"signal": "a", "timeout": "x"}, ".timeout",
+            "'x' is not a duration: write \"40s\", \"5m\", \"1h30m\", \"250ms\", or a number of seconds"),
+        ({"signal": "a", "on_timeout": 1}, ".on_timeout", 'needs a `timeout`: add for example timeout = "3d"'),
+        ({"signal": "a", "timeout": 1, "on_timeout": float("nan")}, ".on_timeout",
+            "must be a finite number, not NaN or infinity"),
+        ({"signal": "a", "timeout": 1, "on_timeout": [{"$result": "b"}]}, ".on_timeout[0]",
+            "is a reference to a result, and those belong in `args` and `kwargs` only"),
+        ({"signal": "a", "timeout": 1, "on_timeout": "x" * 2_000}, ".on_timeout",
+            "has 2002 bytes, the limit is 1024: leave large values in files"),
+        ({"approval": "a", "choices": "x"}, ".choices",
+            'must be a list of strings: write choices = ["approve", "deny"]'),
+        ({"approval": "a", "choices": []}, ".choices", "must have 1 to 20 choices"),
+        ({"approval": "a", "choices": ["x", "x"]}, ".choices[1]", "'x' is there twice"),
+        ({"approval": "a", "choices": ["x" * 101]}, ".choices[0]", "is 101 characters long, the limit is 100"),
+        ({"approval": "a", "choices": [1]}, ".choices[0]", "must be a string: quote it"),
+        ({"approval": "a", "timeout": 1, "on_timeout": "later"}, ".on_timeout",
+            "must be one of the choices: it counts if nobody decides in time"),
+    ],
+)  # fmt: skip
+def test_faults_of_waits(wait: Any, path: str, message: str) -> None:
+    assert faults({"name": "w", "tasks": [{"id": "a", "wait": wait}]}) == {f"tasks[0].wait{path}": message}
+
+
+def test_what_a_task_runs_has_no_meaning_where_it_waits() -> None:
+    found = faults({"name": "w", "tasks": [{"id": "a", "wait": {"signal": "b"}, "timeout": 1, "retries": 3}]})
+    assert found == {
+        "tasks[0].timeout": "is the longest run of an attempt, and a task that waits has none: write wait.timeout",
+        "tasks[0].retries": "has no meaning for a task that waits, because no agent runs it: remove it",
+    }
+    both = faults({"name": "w", "tasks": [{"id": "a", "wait": {"signal": "b"}, "command": ["x"]}]})
+    assert both == {"tasks[0].command": "a task must have one of `command` or `python` or `container` or `wait`"}

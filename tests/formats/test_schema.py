@@ -36,6 +36,10 @@ def task(**keys: Any) -> dict[str, Any]:
     return {"name": "w", "tasks": [{"id": "other", "command": ["true"]}, {"id": "t", **run, **keys}]}
 
 
+def waits(wait: Any, **keys: Any) -> dict[str, Any]:
+    return {"name": "w", "tasks": [{"id": "t", "wait": wait, **keys}]}
+
+
 def call(**keys: Any) -> dict[str, Any]:
     return task(python="a.b:c.d", **keys)
 
@@ -83,6 +87,13 @@ GOOD: list[dict[str, Any]] = [
     task(cache={"key": "k-${other.digest}"}, needs=["other"]),
     task(memory_max="2GiB", resources={"memory": 5}),
     task(backup=True),
+    task(rates={"llm": 2}),
+    waits({"signal": "go"}),
+    waits({"signal": "go go", "timeout": "3d", "on_timeout": None}, needs=[]),
+    waits({"approval": "Publish?"}),
+    waits({"approval": "P", "details": {"a": [1]}, "choices": ["a", "b"], "timeout": 60, "on_timeout": "b"}),
+    {**waits({"signal": "go"}), "defaults": {"retries": 3, "command": ["x"], "timeout": "3s", "cache": True}},
+    {**task(), "budgets": {"tokens": 1_000_000, "usd": 20.5, "eur": {"hard": "3.25", "soft": 1}}},
     {**task(), "defaults": {"retries": 3, "env": {"A": "b"}, "cache": True}},
 ]
 
@@ -93,6 +104,8 @@ TAKEN = {
     ("$schema", repr("a\0")),
     ("max_parallel", "None"),
     ("defaults", "{}"),
+    ("budgets", "{}"),
+    ("budgets", "{'a': 1}"),
 }
 """Odd values of the workflow's own keys that are none."""
 BAD: list[Any] = [
@@ -115,6 +128,15 @@ BAD: list[Any] = [
     {**task(), "name": "-a"},
     {**task(), "priority": limits.PRIORITY_MAX + 1},
     {**task(), "max_parallel": 0},
+    *[
+        {**task(), "budgets": budgets}
+        for budgets in (
+            {"a b": 1}, {"usd": "1.0000001"}, {"usd": {}}, {"usd": {"hard": 1, "more": 1}}, {"usd": -1}, {"usd": 0},
+            {f"b{number}": 1 for number in range(limits.BUDGETS_PER_WORKFLOW_MAX + 1)},
+        )
+    ],
+    *[task(rates=rates) for rates in ({"a b": 1}, {"llm": 0}, {"llm": 1.5}, {"llm": True}, [])],
+    task(rates={f"r{number}": 1 for number in range(limits.RATES_PER_TASK_MAX + 1)}),
     task(surprise=1),
     task(retrys=1),
     task(command=["x"], python="a:b"),
@@ -146,6 +168,19 @@ BAD: list[Any] = [
     task(cache={"key": "k", "more": 1}),
     task(cache="key"),
     task(memory_max="much"),
+    *[
+        waits(wait)
+        for wait in (
+            {}, {"signal": "a", "approval": "b"}, {"signal": ""}, {"signal": 1}, {"signal": "a\n"},
+            {"signal": "a", "x": 1}, {"signal": "x" * (limits.NAME_CHARS_MAX + 1)}, {"signal": "a", "on_timeout": 1},
+            {"signal": "a", "timeout": "soon"}, {"signal": "a", "choices": ["x"]}, {"approval": None},
+            *[{"approval": "a", "choices": choices} for choices in ("x", [], [""], [1], ["x", "x"], ["x" * 101])],
+            {"approval": "a", "choices": [str(number) for number in range(limits.CHOICES_MAX + 1)]},
+            {"approval": "a", "timeout": 1, "on_timeout": 1}, {"approval": "a", "on_timeout": "deny"},
+        )
+    ],
+    *[waits({"signal": "a"}, **{key: value})
+      for key, value in {"timeout": "1s", "retries": 1, "command": ["x"], "env": {}}.items()],
 ]  # fmt: skip
 
 

@@ -82,6 +82,7 @@ class Drive:
             priority=spec.priority,
             on_failure=spec.on_failure,
             max_parallel=spec.max_parallel,
+            budgets=spec.budgets,
         )
         adds = [
             c.AddTasks(**stamp, number=number, profiles=msgspec.Raw(piece.profiles), tasks=msgspec.Raw(piece.tasks))

@@ -112,7 +112,7 @@ def test_a_back_off_that_ends_while_the_stop_is_pending_cancels_the_task(small):
     (fence,) = small.place(4)
     small.finish(fence, "failed")
     small.control("cancel")
-    assert small.fire(after_ms=20) == 1
+    assert small.fire(after_ms=20) == 0
     assert small.states() == "EEEEC"
     small.work_off()
     assert small.state() == "cancelled"
@@ -438,7 +438,10 @@ def test_faults_of_the_agenda_are_found(small):
     job.subject = "wf-9"
     workflow.held = True
     assert check(small.machine) == [
-        "workflow wf-1: is held although it is neither paused nor blocked, or the other way round",
+        (
+            "workflow wf-1: is held although it is neither paused nor blocked, nor its budget used up, "
+            "or the other way round"
+        ),
         "the agenda ends the attempts of agent a1, which is present or unknown",
         f"the job {job.key} is in the agenda under another key",
         "workflow wf-1: 0 jobs counted, the agenda has 1",

@@ -390,12 +390,12 @@ def test_the_deadline_of_a_backup_that_is_over_never_fires(pair):
 
 def test_the_timer_of_a_backup_is_current_while_it_lives(pair):
     pair.back_up(0)
-    task = pair.task(0)
-    assert [is_current(task, 0, fence) for fence in (1, 2, 3)] == [True, True, False]
+    task, workflow = pair.task(0), pair.machine.state.workflows["wf-1"]
+    assert [is_current(workflow, task, 0, fence) for fence in (1, 2, 3)] == [True, True, False]
     pair.finish(1, "failed")
-    assert [is_current(task, 0, fence) for fence in (1, 2, 3)] == [False, True, False]
+    assert [is_current(workflow, task, 0, fence) for fence in (1, 2, 3)] == [False, True, False]
     pair.finish(2, agent="a2")
-    assert not is_current(task, 0, 2)
+    assert not is_current(workflow, task, 0, 2)
 
 
 def test_a_snapshot_holds_both(pair):

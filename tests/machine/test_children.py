@@ -14,6 +14,7 @@ from raftflow.domain.tasks.workflow import TaskSpec
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import children, queries
 from raftflow.machine.read.invariants import check
+from raftflow.machine.read.running import successes_awaited
 from raftflow.machine.rules.step_limits import StepLimits
 
 
@@ -247,7 +248,7 @@ def test_a_parked_task_holds_nothing_and_goes_on_when_its_children_have_ended(dr
         (child,) = drive.place(position)
         drive.finish(child)
         assert drive.states()[0] == word
-    assert "t0 parked children_ended ready" in drive.transitions()
+    assert "t0 parked wait_over ready" in drive.transitions()
     ready = queries.ready_task(drive.machine, "wf-1", 0)
     assert ready.rank > 10**15 and not ready.lost
     (again,) = drive.place(0)
@@ -261,6 +262,8 @@ def test_a_task_waits_for_the_first_of_some(drive):
     drive.spawn(fence, "a", "b", "c")
     drive.park(fence, (3, 3), (1, 1), mode="any")
     assert told(drive).reason == "parked: waits for the first of 2 children"
+    parent, _, other, c = drive.machine.tables.workflows["wf-1"].tasks
+    assert (successes_awaited(parent, other), successes_awaited(parent, c)) == (0, 1)
     (b, c) = drive.place(2, 3)
     drive.finish(b)
     assert drive.states() == "PESR", "it does not wait for b"
@@ -279,7 +282,7 @@ def test_a_task_waits_until_one_child_does_not_succeed(drive):
     assert drive.states() == "ESFE"
     (again,) = drive.place(0)
     drive.park(again, mode="succeeded")
-    assert drive.states() == "ESFE" and drive.task(0).family.idle_parks == 1
+    assert drive.states() == "ESFE" and drive.task(0).parking.idle_parks == 1
     (again,) = drive.place(0)
     drive.park(again, (1, 1), (3, 3), mode="succeeded")
     (c,) = drive.place(3)
@@ -293,7 +296,7 @@ def test_ranges_may_overlap_and_name_tasks_that_are_no_children(drive):
     (child,) = drive.place(1)
     drive.spawn(child, "below")
     drive.park(fence, (2, 900), (0, 2), (-5, 1), (700, 3))
-    assert drive.task(0).family.awaits == ((0, 3),) and drive.task(0).family.awaited == 2
+    assert drive.task(0).parking.awaits == ((0, 3),) and drive.task(0).parking.awaited == 2
 
 
 def test_what_has_ended_is_not_waited_for(drive):
@@ -302,13 +305,13 @@ def test_what_has_ended_is_not_waited_for(drive):
     (child,) = drive.place(1)
     drive.finish(child)
     drive.park(fence, (1, 1))
-    assert drive.transitions() == ["t0 running parked parked", "t0 parked children_ended ready"]
+    assert drive.transitions() == ["t0 running parked parked", "t0 parked wait_over ready"]
     (again,) = drive.place(0)
     drive.park(again, (1, 2), mode="any")
-    assert drive.states() == "ESE" and drive.task(0).family.idle_parks == 2
+    assert drive.states() == "ESE" and drive.task(0).parking.idle_parks == 2
     (third,) = drive.place(0)
     drive.park(third, (1, 2))
-    assert drive.states() == "PSE" and drive.task(0).family.idle_parks == 0
+    assert drive.states() == "PSE" and drive.task(0).parking.idle_parks == 0
     assert told(drive).reason == "parked: waits for 1 of 2 children"
 
 
@@ -332,7 +335,7 @@ def test_a_task_that_parks_for_nothing_again_and_again_fails(drive, monkeypatch)
 @pytest.mark.parametrize(
     ("spawns", "condition", "words"),
     [
-        (False, b"", "has no children to wait for"),
+        (False, b"", "has nothing to wait for"),
         (True, b"{", "does not say what it waits for"),
         (True, msgspec.json.encode({"children": [(1, 1)] * (limits.PARK_RANGES_MAX + 1)}), "1001 ranges"),
     ],
@@ -387,7 +390,7 @@ def test_cancel_ends_parked_tasks_and_their_children(drive):
     drive.place(1)
     drive.park(fence)
     drive.control("cancel")
-    assert drive.states() == "CRC" and drive.task(0).family.awaits == ()
+    assert drive.states() == "CRC" and drive.task(0).parking is None
 
 
 def test_a_drain_does_not_wait_for_parked_tasks(drive):
@@ -657,9 +660,13 @@ def _family(position):
     return lambda drive: drive.task(position).family
 
 
+def _parking(drive):
+    return drive.task(0).parking
+
+
 # t0 is parked for its children t0:a (runs), t0:b (ready) and t0:c (failed); t1 is ready.
 FAULTS = {
-    "is parked and has no children": lambda drive: (setattr(drive.task(1), "state", TaskState.PARKED),),
+    "is PARKED and waits for () and ()": lambda drive: (setattr(drive.task(1), "state", TaskState.PARKED),),
     "0 failed children counted that are their parents' matter, there are 1": _set(_wf, "handled", 0),
     "t0:a: its parent is at 9": _set(_origin(2), "parent", 9),
     "has 7 ancestors counted, there are 1": _set(_origin(2), "depth", 7),
@@ -670,9 +677,9 @@ FAULTS = {
     "is RUNNING, and its parent has cancelled it": _set(_origin(2), "handled", value=True),
     "7 of 3 children open counted, there are 2 of 3": _set(_family(0), "open", 7),
     "the chain of its children does not match them": _set(_origin(3), "previous", 1),
-    "waits for 7 of 3, there are 2 of 3": _set(_family(0), "awaited_open", 7),
+    "waits for 7 of 3, there are 2 of 3": _set(_parking, "awaited_open", 7),
     "is READY and waits for": _set(lambda drive: drive.task(0), "state", TaskState.READY),
-    "is parked although what it waits for has ended": _set(_family(0), "mode", "any"),
+    "is parked although what it waits for has ended": _set(_parking, "mode", "any"),
     "has children and does not know it": _set(lambda drive: drive.task(0), "family", None),
 }
 
@@ -752,3 +759,26 @@ def test_an_attempt_sees_its_children(drive, monkeypatch):
     assert [each.number for each in children.ends_of(workflow, parent, ((0, 1), (2, 4)), 3).ends] == [3]
     assert children.find_parent(drive.machine, "a9", 1, fence) is None
     assert children.find_parent(drive.machine, "a1", 2, fence) is None
+
+
+def test_children_that_are_known_and_equal_need_no_command(small):
+    drive = small
+    drive.register(cpu=4)
+    drive.submit(drive.bag(1))
+    (fence,) = drive.place(0)
+    assert drive.spawn(fence, *"abcdef", resources={"cpu": 500}) == (1, 2, 3, 4, 5, 6)
+    same = drive.last_spawn
+    workflow = drive.machine.state.workflows["wf-1"]
+
+    def known(command):
+        parent = workflow.tasks[0]
+        return children.known_children(drive.machine, workflow, parent, command.profiles, command.children)
+
+    assert known(same) == [1, 2, 3, 4, 5, 6]
+    other = tuple([msgspec.structs.replace(spec, resources={"cpu": 600}) for spec in same.profiles])
+    assert known(msgspec.structs.replace(same, profiles=other)) is None
+    fresh = msgspec.structs.replace(same.children[0], key="z")
+    assert known(msgspec.structs.replace(same, children=(*same.children, fresh))) is None
+    drive.control("cancel")
+    assert workflow.stop_pending
+    assert known(same) is None, "the attempt is told to stop by the log"

@@ -7,8 +7,11 @@ from typing import get_args
 import msgspec
 import pytest
 
+from raftflow.domain import commands as c
 from raftflow.domain.contract.views import WaitingKind
+from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.feasibility import shape_of
+from raftflow.machine.commands.waits.ends import open_wait
 from raftflow.machine.read.explain import LeaderKnowledge
 from raftflow.machine.read.queries import explain
 
@@ -239,12 +242,49 @@ def _lost(drive):
     drive.register("a1", instance="i2")
 
 
+def _used_up(drive):
+    drive.register(cpu=2)
+    spec = msgspec.structs.replace(drive.bag(2), budgets=(Budget("usd", 10**6, 10**6),))
+    drive.submit(spec)
+    (fence,) = drive.place(1)
+    step = c.StepToRecord(fence, "x", 1, "", b"1", (("usd", 2 * 10**6),))
+    drive.do(c.RecordSteps(at_ms=drive.now_ms, actor="x", agent="a1", incarnation=1, steps=(step,)))
+
+
+def _rated(drive):
+    drive.register()
+    drive.submit(drive.bag(1, rates={"llm": 1}))
+
+
 def _parked(drive):
     drive.register("a1")
     drive.submit()
     (fence,) = drive.place(0)
     drive.spawn(fence, "a", "b")
     drive.park(fence)
+
+
+def _waiting_for(kind):
+    def arrange(drive):
+        drive.register("a1")
+        drive.submit()
+        (fence,) = drive.place(0)
+        workflow = drive.machine.state.workflows["wf-1"]
+        row = open_wait(drive.machine._step, workflow, workflow.tasks[0], kind, "go", 1, fence)
+        drive.finish(fence, "parked", result=b'{"waits":[%d]}' % row.number)
+
+    return arrange
+
+
+def _uncertain(drive):
+    drive.register("a1")
+    drive.submit()
+    drive.place(0)
+    own = {"at_ms": 1, "actor": "agent:a1", "agent": "a1", "incarnation": 1, "fence": 1}
+    key = {"begin": 1, "name": "pay", "occurrence": 1}
+    drive.do(c.BeginEffect(**own, **key, function="shop:pay"))
+    wait = drive.do(c.EndEffect(**own, **key, outcome="uncertain")).wait
+    drive.finish(1, "parked", result=b'{"waits":[%d]}' % wait)
 
 
 def _lost_alone(drive):
@@ -308,6 +348,11 @@ KINDS = {
     "next": (_small, {}, "next", "an agent has room for it: it is placed with the next decision"),
     "queued": (_queued, {}, "queued", "assigned to a1 ahead of time, 1 before it in the queue there"),
     "children": (_parked, {}, "children", "parked: waits for 2 of 2 children"),
+    "budget": (_used_up, {}, "budget", "budget used up: 2.00 usd of 1.00 usd; an agent has room for it"),
+    "rate": (_rated, {}, "rate", "waits for rate 'llm': there is no rate limit 'llm'"),
+    "signal": (_waiting_for("signal"), {}, "signal", "parked: waits for signal 'go' since 2023"),
+    "approval": (_waiting_for("approval"), {}, "approval", "parked: waits for approval 'go' (id 1) since 2023"),
+    "effect": (_uncertain, {}, "effect", "parked: effect 'pay' is uncertain since 2023"),
     "nothing": (_running, {}, "", "attempt 1 runs on a1"),
 }
 
@@ -386,3 +431,32 @@ def test_who_is_in_time_is_told_nothing_of_backups(late, each):
 
 def test_who_was_told_to_stop_is_told_nothing_of_backups(late):
     assert "late" not in late(_cancel)
+
+
+# --- code that an attempt waits for, or did not get
+
+
+def test_an_attempt_that_fetches_its_files_is_told_and_what_to_do_about_missing_code(drive):
+    drive.register()
+    digest = "ab" * 32
+    drive.do(c.RegisterBundle(at_ms=drive.now_ms, actor="client:test", digest=digest, size=9))
+    drive.submit(msgspec.structs.replace(drive.bag(1, retries=1), code=digest))
+    drive.place(0)
+    fetching = LeaderKnowledge(fetching=lambda agent, fence: (agent, fence) == ("a1", 1))
+    told = explain(drive.machine, "wf-1", "t0", fetching).reason
+    assert told.endswith(f"; it has not started: its agent fetches its code bundle {digest}")
+    lacking = msgspec.structs.replace(fetching, missing_code=lambda name: name == digest)
+    told = explain(drive.machine, "wf-1", "t0", lacking).reason
+    assert "missing on this replica: `raftflow bundle send FOLDER`" in told
+    assert "fetches" not in explain(drive.machine, "wf-1", "t0").reason
+    drive.finish(1, "abandoned", error="no replica gave its code bundle")
+    told = explain(drive.machine, "wf-1", "t0", lacking).reason
+    assert "; attempt 1 was given back by a1: no replica gave its code bundle, which is missing on this" in told
+
+
+def test_an_attempt_that_fetches_its_inputs_is_told(drive):
+    drive.register()
+    drive.submit(drive.bag(1))
+    drive.place(0)
+    told = explain(drive.machine, "wf-1", "t0", LeaderKnowledge(fetching=lambda _agent, _fence: True)).reason
+    assert told.endswith("; it has not started: its agent fetches its inputs")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from raftflow.domain import commands as c
 from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -135,3 +136,108 @@ def test_invariants(online, monkeypatch):
     monkeypatch.setattr("raftflow.domain.limits.KINDS_MAX", 0)
     assert check(online.machine) == ["kinds_learnt: 1, the limit KINDS_MAX is 0"]
     monkeypatch.undo()
+
+
+# --- tasks with children
+
+
+def with_children(drive, workflow_id, park_s, **task):
+    """Run a task that spawns a child after 1 s, is parked for a time, and runs for 2 s then."""
+    task.setdefault("program", PythonCall("m:grow"))
+    drive.submit(WorkflowSpec(name="w", tasks=(TaskSpec(id="t", **task),)), workflow_id)
+    (fence,) = drive.place(0, workflow_id=workflow_id)
+    drive.spawn(fence, "c")
+    drive.now_ms += 1_000
+    drive.park(fence)
+    (child,) = drive.place(1, workflow_id=workflow_id)
+    drive.now_ms += park_s * 1_000
+    drive.finish(child)
+    (fence,) = drive.place(0, workflow_id=workflow_id)
+    drive.now_ms += 2_000
+    assert drive.finish(fence, duration_ms=2_000) == "accepted"
+    return drive.machine
+
+
+def test_a_task_with_children_is_expected_to_take_as_long_as_it_and_they_took(online):
+    machine = with_children(online, "wf-1", 17)
+    (kind,) = [kind for kind in queries.kinds(machine).kinds if kind.kind == "m:grow"]
+    assert (kind.mean_s, kind.span_s) == (2.0, 20.0)
+    assert queries.expected_times(machine)["m:grow"] == 20_000
+    with_children(online, "wf-2", 25)
+    assert queries.expected_times(machine)["m:grow"] == 21_000
+    assert queries.kind_estimate(machine, "wf-1", 0).mean_ms == 2_000, "of one attempt"
+
+
+def wait_for_somebody(drive, fence, wait_s):
+    """An attempt of t asks and parks, the answer comes later, and the next attempt starts. Returns its fence."""
+    reply = drive.do(
+        c.BeginWait(
+            at_ms=drive.now_ms,
+            actor="agent:a1",
+            agent="a1",
+            incarnation=1,
+            fence=fence,
+            kind="signal",
+            name="go",
+            occurrence=drive.task(0).attempts,
+        )
+    )
+    drive.finish(fence, "parked", result=b'{"waits":[%d]}' % reply.number)
+    drive.now_ms += wait_s * 1_000
+    drive.do(c.SendSignal(at_ms=drive.now_ms, actor="x", workflow_id="wf-1", name="go", payload=b"1"))
+    (fence,) = drive.place(0)
+    return fence
+
+
+def test_time_in_which_a_task_waits_for_people_is_not_learnt(online):
+    online.submit(WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=PythonCall("m:grow")),)))
+    (fence,) = online.place(0)
+    online.now_ms += 1_000
+    fence = wait_for_somebody(online, fence, 86_400)
+    online.spawn(fence, "c")
+    online.park(fence)
+    (child,) = online.place(1)
+    online.now_ms += 4_000
+    online.finish(child)
+    (fence,) = online.place(0)
+    fence = wait_for_somebody(online, fence, 7_200)
+    online.now_ms += 2_000
+    assert online.finish(fence, duration_ms=2_000) == "accepted"
+    (kind,) = [kind for kind in queries.kinds(online.machine).kinds if kind.kind == "m:grow"]
+    assert (kind.mean_s, kind.span_s) == (2.0, 7.0)
+
+
+def test_waits_before_a_failure_are_not_taken_from_what_came_after_it(online):
+    online.submit(WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=PythonCall("m:grow"), retries=1),)))
+    (fence,) = online.place(0)
+    fence = wait_for_somebody(online, fence, 86_400)
+    online.finish(fence, "failed")
+    online.fire(50_000)
+    (fence,) = online.place(0)
+    online.spawn(fence, "c")
+    online.park(fence)
+    (child,) = online.place(1)
+    online.now_ms += 9_000
+    online.finish(child)
+    (fence,) = online.place(0)
+    online.now_ms += 1_000
+    online.finish(fence, duration_ms=1_000)
+    assert queries.expected_times(online.machine)["m:grow"] == 10_000
+
+
+def test_what_came_before_a_failure_does_not_count(online):
+    online.submit(WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=PythonCall("m:grow"), retries=1),)))
+    (fence,) = online.place(0)
+    online.spawn(fence, "c")
+    online.now_ms += 50_000
+    online.finish(fence, "failed")
+    online.fire(50_000)
+    (fence,) = online.place(0)
+    online.now_ms += 3_000
+    assert online.finish(fence, duration_ms=3_000) == "accepted"
+    assert queries.expected_times(online.machine)["m:grow"] == 3_000
+
+
+def test_a_task_with_children_and_without_a_kind_teaches_nothing(online):
+    machine = with_children(online, "wf-1", 1, program=CommandLine(("sh", "-c", "x")))
+    assert queries.expected_times(machine).keys() == {"true"}, "that of the child alone"

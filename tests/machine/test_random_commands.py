@@ -47,6 +47,7 @@ AGENTS = st.sampled_from(["a1", "a2", "a3"])
 WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")
 OUTCOMES = st.sampled_from([outcome.value for outcome in AttemptOutcome])
 NUMBERS = st.integers(0, 30)
+SIGNALS = st.sampled_from(["go", "stop"])
 KEYS = st.sets(st.sampled_from("abc"), min_size=1)
 
 
@@ -124,21 +125,21 @@ class FakeAgent:
                 self.free[name] -= amount
             self.running[fence] = self.waiting.pop(fence)
 
-    def finish(self, fence: int, outcome: str) -> None:
+    def finish(self, fence: int, outcome: str, result: bytes = b"") -> None:
         assignment = self.running.pop(fence)
         for name, amount in assignment.resources.items():
             self.free[name] += amount
-        self._end(assignment, outcome)
+        self._end(assignment, outcome, result)
         self.start()
 
-    def _end(self, assignment: Any, outcome: str) -> None:
+    def _end(self, assignment: Any, outcome: str, result: bytes = b"") -> None:
         self.ends.append(
             c.AttemptEnd(
                 assignment.fence,
                 assignment.workflow_id,
                 assignment.task_id,
                 AttemptOutcome(outcome),
-                result=b'"done"' if outcome == "succeeded" else b"",
+                result=b'"done"' if outcome == "succeeded" else result,
                 duration_ms=assignment.fence,
                 cpu_ms=assignment.fence,
                 peak_mib=assignment.fence * 20,
@@ -202,7 +203,7 @@ class Model(RuleBasedStateMachine):
             elif isinstance(event, WorkflowNotReady):
                 self.ready = {key: None for key in self.ready if key[0] != event.workflow_id}
 
-    def do(self, kind: Any, **fields: Any) -> Any:
+    def do(self, kind: Any, /, **fields: Any) -> Any:
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
 
     @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([LEVEL, NEXT_LEVEL]))
@@ -426,11 +427,57 @@ class Model(RuleBasedStateMachine):
             self.do(c.CancelChildren, children=reply.positions[:1], **stamp)
 
     @precondition(lambda self: any(agent.running for agent in self.agents.values()))
+    @rule(name=AGENTS, number=NUMBERS, begin=NUMBERS, outcome=st.sampled_from(["", "done", "not_done", "uncertain"]))
+    def effect(self, *, name: str, number: int, begin: int, outcome: Any) -> None:
+        agent = self.agents.get(name)
+        if agent is None or not agent.running:
+            return
+        fence = list(agent.running)[number % len(agent.running)]
+        told = {"agent": name, "incarnation": agent.incarnation, "fence": fence, "name": "send", "begin": begin}
+        told["occurrence"] = 1 + number % 2
+        reply = self.do(c.BeginEffect, function="f", **told)
+        if isinstance(reply, Rejection):
+            assert reply.code in {RejectionCode.STALE_INCARNATION, RejectionCode.STALE_FENCE}, reply
+        elif outcome and reply.status != "busy":
+            ended = self.do(c.EndEffect, outcome=outcome, result=b"1" if outcome == "done" else b"", **told)
+            if reply.status in {"begun", "open"}:
+                assert not isinstance(ended, Rejection), ended
+
+    @precondition(lambda self: self.machine.state.effects.unrecorded)
+    @rule(number=NUMBERS, resolution=st.sampled_from(["done", "retry", "fail"]))
+    def resolve(self, *, number: int, resolution: Any) -> None:
+        numbers = list(self.machine.state.effects.unrecorded)
+        result = b"2" if resolution == "done" else b""
+        reply = self.do(c.ResolveEffect, number=numbers[number % len(numbers)], resolution=resolution, result=result)
+        assert not isinstance(reply, Rejection) or reply.code is RejectionCode.CONFLICT, reply
+
+    @precondition(lambda self: any(agent.running for agent in self.agents.values()))
     @rule(name=AGENTS, number=NUMBERS)
     def park(self, name: str, number: int) -> None:
         agent = self.agents.get(name)
         if agent is not None and agent.running:
             agent.finish(list(agent.running)[number % len(agent.running)], "parked")
+
+    @precondition(lambda self: any(agent.running for agent in self.agents.values()))
+    @rule(name=AGENTS, number=NUMBERS, signal=SIGNALS, timeout_ms=st.sampled_from([0, 500]), parks=st.booleans())
+    def wait(self, *, name: str, number: int, signal: str, timeout_ms: int, parks: bool) -> None:
+        agent = self.agents.get(name)
+        if agent is None or not agent.running:
+            return
+        fence = list(agent.running)[number % len(agent.running)]
+        stamp = {"agent": name, "incarnation": agent.incarnation, "fence": fence, "kind": "signal", "name": signal}
+        reply = self.do(c.BeginWait, occurrence=1 + number % 2, timeout_ms=timeout_ms, **stamp)
+        if isinstance(reply, Rejection):
+            assert reply.code in {RejectionCode.STALE_INCARNATION, RejectionCode.STALE_FENCE}, reply
+        elif reply.number and parks:
+            agent.finish(fence, "parked", msgspec.json.encode({"waits": [reply.number]}))
+
+    @rule(workflow=WORKFLOWS, signal=SIGNALS, key=st.sampled_from(["", "k", "l"]))
+    def signal(self, workflow: str, signal: str, key: str) -> None:
+        reply = self.do(c.SendSignal, workflow_id=workflow, name=signal, payload=b"1", key=key)
+        if isinstance(reply, Rejection):
+            known = {RejectionCode.NOT_FOUND, RejectionCode.CONFLICT, RejectionCode.REQUEST_MISMATCH}
+            assert reply.code in known, reply
 
     @precondition(lambda self: self.gone)
     @rule(number=NUMBERS)
@@ -651,6 +698,9 @@ class Model(RuleBasedStateMachine):
                 agent.finish(fence, "succeeded")
             self._report("peace", agent)
             agent.ends.clear()
+            for workflow in list(self.machine.state.workflows.values()):
+                for signal in {} if workflow.waits is None else list(workflow.waits.listening):
+                    self.do(c.SendSignal, workflow_id=workflow.id, name=signal, payload=b"1")
             if all(workflow.finished_ms for workflow in self.machine.state.workflows.values()):
                 break
         assert all(workflow.finished_ms for workflow in self.machine.state.workflows.values())

@@ -127,3 +127,48 @@ def test_the_index_grows(drive: Any) -> None:
     machine.applied_index = 7
     with pytest.raises(ValueError, match="went back"):
         machine.begin_cluster(7, 1, Restoration("new", "old", LATER_MS))
+
+
+def effect_call(machine: Machine, kind: Any, occurrence: int, fence: int, **more: Any) -> Any:
+    agent = machine.state.agents["a1"]
+    who = {"actor": "agent:a1", "agent": "a1", "incarnation": agent.incarnation, "fence": fence}
+    command = kind(at_ms=machine.clock_ms, **who, name="pay", occurrence=occurrence, begin=occurrence, **more)
+    (reply,) = machine.apply(machine.applied_index + 1, 9, c.encode_entry((command,))).replies
+    return reply
+
+
+def test_effects_without_an_outcome_are_open_in_the_new_cluster(new_drive: Any) -> None:
+    """Begun, or not done: the old cluster may have called each of them after the copy."""
+    drive = new_drive()
+    drive.register(cpu=1)
+    drive.submit(drive.bag(1))
+    (fence,) = drive.place(0)
+    for occurrence, outcome in enumerate(("", "not_done", "uncertain", "done"), start=1):
+        effect_call(drive.machine, c.BeginEffect, occurrence, fence, function="m:pay")
+        if outcome:
+            more = {"result": b"1"} if outcome == "done" else {}
+            effect_call(drive.machine, c.EndEffect, occurrence, fence, outcome=outcome, **more)
+    machine = copied(drive)
+    record = restore(machine)
+    assert "3 effects have no outcome: nobody calls them again without a check" in record.detail
+    agent = machine.state.agents["a1"]
+    register = c.RegisterAgent(
+        at_ms=machine.clock_ms,
+        actor="agent:a1",
+        name="a1",
+        instance="new",
+        capacity=dict(agent.capacity),
+        prefetch=0,
+        home="h",
+    )
+    machine.apply(machine.applied_index + 1, 9, c.encode_entry((register,)))
+    incarnation = machine.state.agents["a1"].incarnation
+    place = c.CommitPlacements(
+        at_ms=machine.clock_ms, actor="leader:n1", placements=(c.Placement("wf-1", 0, "a1", incarnation),)
+    )
+    (placed,) = machine.apply(machine.applied_index + 1, 9, c.encode_entry((place,))).replies
+    found = [
+        effect_call(machine, c.BeginEffect, occurrence, placed.fences[0], function="m:pay").status
+        for occurrence in (1, 2, 3, 4)
+    ]
+    assert found == ["open", "open", "uncertain", "known"] and check(machine) == []

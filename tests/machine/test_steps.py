@@ -68,6 +68,12 @@ def test_a_step_has_one_record_over_all_attempts(running: Any) -> None:
     assert assignment.steps == 3
 
 
+def test_the_audit_shows_the_first_steps_of_a_large_request_and_how_many_there_are(running: Any) -> None:
+    assert record(running, *[told(1, occurrence=number) for number in range(1, 31)]) == ["recorded"] * 30
+    shown = "; ".join(f"wf-1/t0: ask {number}" for number in range(1, 21))
+    assert running.records[-1].detail == f"{shown}; and 10 more"
+
+
 def test_a_step_of_another_function_is_refused(running: Any) -> None:
     record(running, told(1))
     reply = running.do(

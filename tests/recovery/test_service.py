@@ -17,8 +17,11 @@ from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.config.loading import load_config
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, SavedSnapshots
 from raftflow.coordinator.config.values import ConfigError
+from raftflow.domain.commands import RegisterBundle
+from raftflow.domain.values.code_bundle import BundleFile, digest_of, make_bundle
 from raftflow.machine.machine import Machine
 from raftflow.recovery import service
+from raftflow.recovery.bundle_files import digests_of, folder_beside
 from raftflow.recovery.restore import restore_replica
 from raftflow.recovery.service import SnapshotService
 from raftflow.recovery.verification import verify_snapshot
@@ -58,7 +61,7 @@ def service_of(replica: Any, directory: Path, clock: Clock, **settings: int) -> 
     chosen = SavedSnapshots(**{"every_ms": 3_600_000, "keep": 2, **settings}, directory=directory)
     config: CoordinatorConfig = msgspec.structs.replace(replica.config, snapshot=chosen)
     replica.snapshots._now_ms = clock.now_ms
-    return SnapshotService(config, replica.snapshots, clock.now_ms)
+    return SnapshotService(config, replica.snapshots, partial(digests_of, replica.machine), clock.now_ms)
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -92,6 +95,38 @@ async def test_the_newest_snapshots_are_kept(running: Any, tmp_path: Path) -> No
     assert {path.name for path in place.iterdir()} == {*seen[-2:], other.name}
     assert [path.name for path in saver._saved(place)] == seen[-2:]
     assert len(seen) == 4 and other.exists()
+
+
+async def test_code_bundles_lie_beside_each_snapshot_and_share_the_disk(
+    running: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, place = Clock(), tmp_path / "saved"
+    contents = [make_bundle([BundleFile("a.py", text)]) for text in (b"1", b"2")]
+    kept, missing = map(digest_of, contents)
+    await running.bundles.store.put(kept, contents[0])
+    commands = [
+        RegisterBundle(at_ms=clock.ms, actor="client:test", digest=digest_of(content), size=len(content))
+        for content in contents
+    ]
+    for command in commands:
+        await running.submitter.propose(command)
+    saver, folders = service_of(running, place, clock), []
+    place.mkdir()
+    for _ in range(3):
+        path = await saver._save(place)
+        saver._prune(place)
+        clock.ms += 3_600_000
+        assert verify_snapshot(path).missing_bundles == [missing]
+        folders.append(folder_beside(path))
+    assert f"without code bundles, which are missing here: {missing}" in caplog.text
+    assert not folders[0].exists(), "the bundles of a snapshot go with it"
+    (one,), (other,) = ([*folder.iterdir()] for folder in folders[1:])
+    assert one.name == other.name == kept and one.samefile(other)
+    (place / f"{running.config.cluster_id}.n1.20200101T000000Z.snapshot.bundles").mkdir()
+    saver._prune(place)
+    assert {path for path in place.iterdir() if path.is_dir()} == set(folders[1:])
+    one.write_bytes(b"damaged")
+    assert verify_snapshot(await saver._save(place)).missing_bundles == [missing], "a damaged copy is not linked"
 
 
 async def test_a_restart_saves_none_before_it_is_due(running: Any, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Resident:
             on_born=lambda: None,
             joins=self.joins,
         )
-        self.introducer.attach(self._on_emptied, self.births.peers_may_change)
+        self.introducer.attach(self._on_emptied, self.births)
         self.introducer.open()
         self.births.start()
 

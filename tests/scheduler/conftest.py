@@ -27,6 +27,7 @@ class World:
         self.policy = "critical-path"
         self.budgets: dict[str, int] = {}
         self.reserved: dict[str, Shape] = {}
+        self.rate_units: dict[str, int] = {}
 
     def agent(
         self,
@@ -104,12 +105,13 @@ class World:
     def view(self, placements_max: int = 100) -> PlacementView:
         return PlacementView(
             agents=tuple(self.rooms),
-            groups=self.queue.groups(placements_max, self.budgets),
+            groups=self.queue.groups(placements_max, self.budgets, self.rate_units),
             placements_max=placements_max,
             policy=self.policy,
             full=tuple(self.full),
             budgets=self.budgets,
             reserved=self.reserved,
+            rate_units=self.rate_units,
         )
 
     def decide(self, placements_max: int = 100) -> list[tuple[str, str]]:

@@ -39,6 +39,15 @@ def test_what_does_not_fit_is_passed(world):
     world.check()
 
 
+def test_a_task_takes_what_its_rate_limit_has_and_others_pass_it(world):
+    world.agent("a1", cpu=9)
+    world.rate_units = {"llm": 5}
+    world.tasks(2, "a1", rank=9, more={"rates": (("llm", 2),)}).tasks(1, None, rank=8, more={"rates": (("llm", 2),)})
+    world.task("other", "a1").task("unknown", None, more={"rates": (("gone", 1),)})
+    world.task("large", None, rank=7, more={"rates": (("llm", 4),)})
+    world.check()
+
+
 def test_what_can_never_run_holds_nothing(world):
     world.agent("a1", cpu=1, prefetch=1)
     world.task("gpu", None, priority=90, gpu=1).task("far", None, labels={"zone": "z"}).task("small", "a1")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.tasks.program import CommandLine
+from raftflow.domain.tasks.program import CommandLine, TaskWait
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.bounds import lower_bounds
 from raftflow.scheduler.plan.check import FAULTS_MAX, plan_faults
@@ -199,6 +199,24 @@ def test_expected_times_default_and_least():
     assert [slot.end_ms for slot in make_plan(problem, "spread").slots] == [334, 1]
 
 
+@pytest.mark.parametrize("policy", [name for name, policy in POLICIES.items() if policy.plan is not None])
+def test_a_wait_takes_no_time_and_no_room(policy: str):
+    wait = TaskSpec(id="w", needs=("a",), program=TaskWait("signal", "go"), resources={}, expected_ms=0)
+    spec = workflow(task("a", 3), wait, task("b", 2, "w"), task("c", 5))
+    problem = PlanningProblem(spec, (agent("a1", cpu=2000),))
+    plan = make_plan(problem, policy)
+    assert plan.makespan_ms == 5000 and plan.slots[1] == Slot(1, 0, 3000, 3000)
+    assert plan_faults(spec, (agent("a1", cpu=2000),), plan) == []
+    assert lower_bounds(problem).critical_path_ms == 5000
+
+
+def test_a_workflow_of_waits_alone_takes_no_time():
+    spec = workflow(TaskSpec(id="w", program=TaskWait("signal", "go"), resources={}, expected_ms=0))
+    problem = PlanningProblem(spec, (agent("a1", cpu=2000),))
+    told = report(problem, make_plan(problem, "spread"), lower_bounds(problem))
+    assert (told.makespan_s, told.gap) == (0, 0)
+
+
 def test_utilisation_leaves_out_what_nobody_has():
     problem = PlanningProblem(workflow(task("a", 1)), (agent("a1", cpu=2000, gpu=0),))
     assert utilisation(problem, make_plan(problem, "spread")) == {"cpu": 0.5}
@@ -301,7 +319,7 @@ def test_every_plan_is_feasible_and_no_bound_is_passed(case):
 HASH_SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from raftflow.domain.tasks.program import CommandLine
+from raftflow.domain.tasks.program import CommandLine, TaskWait
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.gantt import draw, to_svg
 from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 from unittest.mock import patch
 
 import msgspec
@@ -280,7 +282,7 @@ def test_the_queue_shows_what_a_sorted_list_would(operations):
         assert len(queue) == len(model.tasks)
         return found
 
-    with patch.object(workflow_queues, "TURN_TASKS", SHORT_TURN):
+    with patch.object(workflow_queues, "TURN_TASKS", SHORT_TURN), patch.object(workflow_queues, "_SLACK", 2):
         for kind, number, task, rank in operations:
             if kind == "add":
                 add(number, task, rank, 1 + task % 2)
@@ -349,3 +351,26 @@ def test_a_queue_that_is_not_used_any_more_is_freed_in_slices():
     assert slices == 8
     assert queue.shapes == 0
     assert not queue.dissolve(2)
+
+
+def test_many_tasks_that_left_are_not_skipped_one_by_one() -> None:
+    """As while a cancel of a large workflow is under way: the turn that looks next would be long."""
+    queue = ReadyQueue()
+    for number in range(20_000):
+        queue.add(ready(number))
+    assert shown(queue, 2) == [[("wf-1", 0), ("wf-1", 1)]]
+    for number in range(15_000):
+        queue.discard("wf-1", number)
+    skipped = 0
+
+    def heappop(heap: list[Any]) -> Any:
+        nonlocal skipped
+        skipped += 1
+        return heapq.heappop(heap)
+
+    with patch.object(workflow_queues, "heappop", heappop):
+        assert shown(queue, 2) == [[("wf-1", 15_000), ("wf-1", 15_001)]]
+        for number in range(15_002, 15_010):
+            queue.discard("wf-1", number)
+        assert shown(queue, 4) == [[("wf-1", number) for number in (15_000, 15_001, 15_010, 15_011)]]
+    assert skipped < 30

@@ -115,6 +115,14 @@ def test_every_field_reaches_the_document(flow: Workflow) -> None:
     normalize(flow.document())
 
 
+def test_a_task_may_wait(flow: Workflow) -> None:
+    flow.task("a", wait={"signal": "go", "timeout": "3d"})
+    assert flow.document()["tasks"] == [{"id": "a", "wait": {"signal": "go", "timeout": "3d"}}]
+    with pytest.raises(UsageError, match="wait is a dict"):
+        flow.task("b", wait="go")  # type: ignore[arg-type]
+    normalize(flow.document())
+
+
 def test_arguments_that_hold_themselves(flow: Workflow) -> None:
     loop: list[Any] = []
     loop.append(loop)

@@ -162,7 +162,7 @@ def test_what_is_no_function_and_unknown_options_are_refused(jobs: Any) -> None:
         raftflow.task(jobs.double)
     with pytest.raises(raftflow.UsageError, match="decorates functions, not 3"):
         raftflow.task(3)  # type: ignore[call-overload]
-    with pytest.raises(raftflow.UsageError, match="has no option 'retry'; it has backup, cache,"):
+    with pytest.raises(raftflow.UsageError, match="has no option 'retry'; it has backup, budgets, cache,"):
         raftflow.task(retry=3)  # type: ignore[call-overload]
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from raftflow.agent.calls.attempt import CallingAttempt
-from raftflow.domain.contract.views import Assignment, FindStep, KnownStep, RecordStep, StepRecorded, StepsKnown
+from raftflow.domain.contract.views import (
+    Assignment,
+    FindStep,
+    KnownStep,
+    RecordStep,
+    RefusedCall,
+    StepRecorded,
+    StepsKnown,
+)
 from raftflow.domain.tasks.program import CommandLine
 from raftflow.sdk import steps
 from raftflow.sdk.attempt_socket import AttemptSocket, CallRefused
@@ -21,10 +31,13 @@ class Leader:
 
     def __init__(self) -> None:
         self.records: dict[tuple[str, int], bytes] = {}
+        self.refuses = False
 
     def send(self, call: Any, told: Any) -> None:
         key = (call.name, call.occurrence)
-        if isinstance(call, RecordStep):
+        if isinstance(call, RecordStep) and self.refuses:
+            told(RefusedCall(type="limit", detail="too much"))
+        elif isinstance(call, RecordStep):
             assert key not in self.records, "a step is recorded once"
             self.records[key] = bytes(call.result)
             told(StepRecorded())
@@ -58,10 +71,10 @@ class Socket(AttemptSocket):
         self._attempt = loop.run_until_complete(make())
         loop.close()
 
-    def call(self, name: str, fields: dict[str, Any]) -> bytes:
-        self.requests.append(name)
+    def ask(self, line: bytes) -> bytes:
+        self.requests.append(msgspec.json.decode(line)["call"])
         answers: list[bytes] = []
-        self._attempt.handle(msgspec.json.encode({"id": 1, "call": name, **fields}), answers.append)
+        self._attempt.handle(line, answers.append)
         answer = msgspec.json.decode(answers[0])
         if "error" in answer:
             raise CallRefused(answer["error"]["type"], answer["error"]["detail"])
@@ -154,6 +167,50 @@ def test_a_step_that_fails_leaves_its_occurrence_to_the_next() -> None:
         with pytest.raises(ValueError, match="no"):
             run(socket, "a", fail)
     assert run(socket, "a", say, "second") == "second"
+    assert leader.records["a", 2] == b'"second"'
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_step_whose_record_is_refused_leaves_its_occurrence_to_the_next(*, inside: bool) -> None:
+    """Else a later attempt would look for the record under the occurrence before it, and run the step again."""
+    leader = Leader()
+    socket = Socket(leader)
+    run(socket, "a", say, "first")
+
+    def outer() -> str:
+        if inside:
+            socket.begin_alone()  # it is begun as another step begins
+        return "refused"
+
+    leader.refuses = True
+    for _ in range(2):
+        with pytest.raises(CallRefused, match="too much"):
+            run(socket, "a", outer)
+    leader.refuses = False
+    assert run(socket, "a", say, "second") == "second"
+    assert leader.records == {("a", 1): b'"first"', ("a", 2): b'"second"'}
+    later = Socket(leader, recorded=2)
+    assert [run(later, "a", say, "again") for _ in range(2)] == ["first", "second"]
+
+
+def test_steps_of_a_forked_process_come_after_the_step_that_forks(tmp_path: Path) -> None:
+    leader = Leader()
+    socket = Socket(leader)
+    run(socket, "a", say, "first")
+
+    def outer() -> str:
+        pid = os.fork()
+        if pid == 0:
+            order = socket.order
+            told = (order.alone, order.running, order.unasked, order.lock.acquire(timeout=5))
+            (tmp_path / "child").write_text(repr(told))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return "second"
+
+    run(socket, "a", outer)
+    assert (tmp_path / "child").read_text() == "(None, 0, 0, True)", "the child asks for each of its steps"
+    assert socket.requests == ["step", "record", "step", "record"], "the step was begun before the process was made"
     assert leader.records["a", 2] == b'"second"'
 
 

@@ -281,6 +281,15 @@ def test_a_task_and_its_backup_run_at_once(history) -> None:
     assert set(kinds(history)) == {"two agents"}
 
 
+def test_a_first_attempt_may_still_run_when_its_backup_has_parked(history) -> None:
+    history.execution_started("a1", ("wf", "t"), 1)
+    history.attempts.outrun[1] = None
+    history.execution_started("a2", ("wf", "t"), 3)
+    assert kinds(history) == []
+    history.execution_started("a3", ("wf", "t"), 4)
+    assert set(kinds(history)) == {"two agents"}
+
+
 def test_a_success_whose_program_did_not_succeed(history) -> None:
     end = AttemptEnd(1, "wf", "t", AttemptOutcome.SUCCEEDED)
     command = ReportAttempts(at_ms=1, actor="agent:a1", agent="a1", incarnation=1, ends=(end,))

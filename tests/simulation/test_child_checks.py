@@ -60,7 +60,7 @@ def test_a_whole_story_is_right(family: Family) -> None:
     family.checks.child_told(PARENT, "a", 1)
     family.park()
     family.follow(None, None, (A, "succeeded", "succeeded"))
-    family.follow(None, None, (B, "failed_final", "failed"), (PARENT, "children_ended", "ready"))
+    family.follow(None, None, (B, "failed_final", "failed"), (PARENT, "wait_over", "ready"))
     family.attempts.results[A] = b"7"
     family.checks.child_end_told(PARENT, "t:a", "succeeded", b"7")
     family.checks.child_end_told(PARENT, "t:b", "failed", b"null")
@@ -79,7 +79,7 @@ def test_a_task_goes_on_in_the_moment_when_it_should(family: Family, mode: str, 
     family.spawn(1, 2)
     family.park(mode)
     moves = [(task, "succeeded", "succeeded") for task in (A, B)[:ends]]
-    family.follow(None, None, *moves, (PARENT, "children_ended", "ready"))
+    family.follow(None, None, *moves, (PARENT, "wait_over", "ready"))
     assert family.found == ([] if over else ["woken early"])
 
 

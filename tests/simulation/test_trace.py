@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from raftflow.cli.main import root
-from raftflow.domain.tasks.program import CommandLine
+from raftflow.domain.tasks.program import CommandLine, TaskWait
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.plan import PlanAgent, PlanError
 from raftflow.scheduler.policies import PLACEMENT_RULES
@@ -45,6 +45,13 @@ def simulate(load, fleet, *, rate: float = 0.0, **more):
 
 
 DIAMOND = workflow(task("a", 1), task("b", 2, "a"), task("c", 3, "a"), task("d", 1, "b", "c"))
+
+
+def test_waits_take_no_time():
+    wait = TaskSpec(id="w", needs=("a",), program=TaskWait("signal", "go"), resources={}, expected_ms=0)
+    report = simulate(mix([workflow(task("a", 1), wait, task("b", 2, "w"))]), agents(1))
+    assert report.problems == [] and report.lower_bounds.critical_path_s == 3
+    assert 3 <= report.makespan_s < 3.1
 
 
 def test_one_diamond_on_two_agents():

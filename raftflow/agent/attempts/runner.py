@@ -41,6 +41,10 @@ class Fetcher(Protocol):
         """Fetch it. Raises `InputsError`."""
 
 
+def _no_refusal(_assignment: Assignment) -> str:
+    return ""
+
+
 class RunningAttempt:
     """One attempt that runs."""
 
@@ -80,6 +84,10 @@ class RunningAttempt:
         """Return where it can be observed."""
         return None if self.fetching is not None else self.executor.watched(self.assignment.fence)
 
+    def is_fetching(self) -> bool:
+        """Tell whether it has not started, because its code or its inputs are still fetched."""
+        return self.fetching is not None
+
 
 class AttemptRunner:
     """Runs attempts. `on_end` gets each end once; `before_end` is called before an end is judged."""
@@ -93,8 +101,14 @@ class AttemptRunner:
         sample: Sample | None = None,
         fetcher: Fetcher | None = None,
         shortage_since: Callable[[int], str] | None = None,
+        refusal: Callable[[Assignment], str] = _no_refusal,
     ) -> None:
-        """See the class. `shortage_since(since_ns)` returns what the machine lacked since then."""
+        """See the class.
+
+        `shortage_since(since_ns)` returns what the machine lacked since then. `refusal` returns why the agent does
+        not start an attempt, empty if it does.
+        """
+        self._refusal = refusal
         self._loop = asyncio.get_running_loop()
         self._executors = executors
         self._before_end = before_end
@@ -114,6 +128,11 @@ class AttemptRunner:
         self._running[assignment.fence] = running
         self._idle.clear()
         self.usage.started()
+        if refusal := self._refusal(assignment):
+            _log.warning("attempt %d of task %s is refused: %s", assignment.fence, assignment.task_id, refusal)
+            how = ExecutionEnd(ok=False, error=refusal, by_itself=True)
+            self._loop.call_soon(self._ended, assignment.fence, how)
+            return
         files = FetchedFiles() if self._fetcher is None else self._fetcher.at_once(assignment)
         if self._fetcher is None or files is not None:
             running.files = files or FetchedFiles()

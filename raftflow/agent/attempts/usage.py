@@ -50,6 +50,7 @@ class Usage(msgspec.Struct):
     files_kib: int = 0
     """Most pages of files that were resident."""
     progress: float | None = None
+    fetching: bool = False
     over: int = 0
     """Looks in a row that found more memory than the demand."""
     seen: bool = False
@@ -73,6 +74,9 @@ class WatchedAttempt(Protocol):
 
     def watched(self) -> WatchTarget | None:
         """Return where it can be observed, None if it cannot."""
+
+    def is_fetching(self) -> bool:
+        """Tell whether it has not started, because its code or its inputs are still fetched."""
 
 
 class UsageWatch:
@@ -130,6 +134,7 @@ class UsageWatch:
                     memory_mib=reportable_number(to_mib(usage.memory_kib)),
                     peak_mib=reportable_number(to_mib(usage.peak_kib)),
                     progress=usage.progress,
+                    fetching=usage.fetching,
                 )
             )
         self._reported_s = now_s
@@ -150,7 +155,10 @@ class UsageWatch:
         asked: dict[int, tuple[int, WatchTarget]] = {}
         wanted: list[tuple[int, int]] = []
         for fence, observed in self._running.items():
-            watched = observed.watched() if observed.started_at_ns <= begun_ns else None
+            if observed.started_at_ns > begun_ns:
+                continue
+            watched = observed.watched()
+            self._note_fetching(observed)
             if watched is not None:
                 asked[watched.id] = (fence, watched)
                 limit_kib = observed.memory_mib * 1024
@@ -158,6 +166,14 @@ class UsageWatch:
                 observed.usage.progress = read_progress(watched.progress, observed.usage.progress)
         if wanted:
             self._sample(wanted, lambda sampled: self._sampled(sampled, asked))
+
+    def _note_fetching(self, observed: WatchedAttempt) -> None:
+        """Note whether an attempt still waits for its files. A change of that is due to be told at once."""
+        usage, fetching = observed.usage, observed.is_fetching()
+        if fetching != usage.fetching:
+            usage.fetching = fetching
+            usage.seen = self.has_news = True
+            usage.reported_s = self._reported_s = -math.inf
 
     def _sampled(self, sampled: Sampled, asked: Mapping[int, tuple[int, WatchTarget]]) -> None:
         suspects: dict[int, tuple[list[int], int]] = {}

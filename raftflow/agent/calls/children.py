@@ -19,7 +19,7 @@ from raftflow.domain.contract.views import (
     SpawnChildren,
     StopChildren,
 )
-from raftflow.domain.tasks.children import ParkCondition
+from raftflow.domain.tasks.children import ParkCondition, read_condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,8 @@ class ChildRequests:
 
     def _park(self, request: Park, write: Write) -> None:
         def park(ranges: list[tuple[int, int]]) -> None:
-            self.parked = msgspec.json.encode(ParkCondition(mode=request.mode, children=tuple(ranges)))
+            wanted = ParkCondition(mode=request.mode, children=tuple(ranges), waits=tuple(request.waits))
+            self.parked = msgspec.json.encode(_merged(read_condition(self.parked), wanted) if self.parked else wanted)
             write(accept(request.id, {}))
 
         self._with_numbers(request, write, park)
@@ -111,6 +112,29 @@ class ChildRequests:
                 _refuse(request, answer, write)
 
         self._channel.send(call, told)
+
+
+def with_open_waits(parked: bytes, numbers: list[int]) -> bytes:
+    """Return a condition on waits that every open wait of the attempt fulfils, as JSON.
+
+    A program that waits in several places at once may have ended before the last of them has asked to park.
+    """
+    found = read_condition(parked)
+    if not found.waits:
+        return parked
+    return msgspec.json.encode(_merged(found, ParkCondition(waits=tuple(numbers))) if numbers else found)
+
+
+def _merged(first: ParkCondition, more: ParkCondition) -> ParkCondition:
+    """Return a condition that holds when one of two does: several parts of a program park at the same time."""
+    waits = (*first.waits, *[number for number in more.waits if number not in first.waits])
+    of_children = [each for each in (first, more) if each.children or not each.waits]
+    if not of_children:
+        return ParkCondition(waits=waits)
+    if len(of_children) == 1 or of_children[0] == of_children[1]:
+        return msgspec.structs.replace(of_children[0], waits=waits)
+    ranges = () if any(not each.children for each in of_children) else (*first.children, *more.children)
+    return ParkCondition("any", ranges, waits)
 
 
 def _refuse(request: ChildRequest, answer: AnyAnswer, write: Write) -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from raftflow.domain import limits
-from raftflow.domain.contract.calls import ChildKey, ChildRanges, FunctionName, Occurrence, StepName
+from raftflow.domain.contract.calls import (
+    ChildKey,
+    ChildRanges,
+    EffectDetail,
+    FunctionName,
+    LimitName,
+    Occurrence,
+    StepName,
+    UnitCount,
+    WaitDuration,
+)
 from raftflow.domain.contract.common import Number
+from raftflow.domain.tasks.budgets import AMOUNT_CHARS_MAX
 from raftflow.domain.tasks.children import ParkMode
 
 LINE_BYTES_MAX: Final = 256 * 1024
@@ -18,6 +29,16 @@ SLEEP_S_MAX: Final = limits.DURATION_MS_MAX / 1000
 
 Id = int | str | None
 """Names a request for its answer."""
+
+
+SpentAmounts = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(max_length=limits.BUDGET_NAME_CHARS_MAX)],
+        int | float | Annotated[str, msgspec.Meta(max_length=AMOUNT_CHARS_MAX)],
+    ],
+    msgspec.Meta(max_length=limits.BUDGETS_PER_WORKFLOW_MAX),
+]
+"""Numbers with at most six decimals, or text that has one."""
 
 
 class _AttemptRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="call"):
@@ -41,13 +62,25 @@ class FinishStep(_AttemptRequest, tag="record"):
     """None for a step that was not begun by a request: it takes the next occurrence of its name."""
     function: FunctionName = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    spent: SpentAmounts = {}
+    """What the step has spent."""
 
 
 class FailStep(_AttemptRequest, tag="fail"):
     """A step that was begun failed: the next one of its name takes its occurrence."""
 
     name: StepName
-    occurrence: Occurrence
+    occurrence: Occurrence | None = None
+    """None for a step that was not begun by a request, and has spent something."""
+    spent: SpentAmounts = {}
+    """What the step has spent, although it failed."""
+
+
+class SpendAmounts(_AttemptRequest, tag="spend"):
+    """Count what was spent outside of a step."""
+
+    amounts: Annotated[SpentAmounts, msgspec.Meta(min_length=1)]
+    name: StepName = "raftflow.spend"
 
 
 class Sleep(_AttemptRequest, tag="sleep"):
@@ -67,6 +100,15 @@ class RandomNumber(_AttemptRequest, tag="random"):
     """Return a number from 0 to 1 that the first attempt has recorded."""
 
     name: StepName = "raftflow.random"
+
+
+class TakeUnits(_AttemptRequest, tag="rate"):
+    """Take units of a rate limit. The answer comes when they are taken."""
+
+    limit: LimitName
+    count: UnitCount = 1
+    name: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)] = ""
+    """By default one for each limit."""
 
 
 ChildKeys = Annotated[list[ChildKey], msgspec.Meta(max_length=limits.SPAWN_TASKS_MAX)]
@@ -89,10 +131,12 @@ class LookAtChildren(_AttemptRequest, tag="children"):
 
 
 class Park(_AttemptRequest, tag="park"):
-    """Wait for children: the attempt ends now, and another one follows when they have ended."""
+    """Wait for children, or for what has a number: the attempt ends now, and another one follows after that."""
 
     keys: ChildKeys = []
     children: ChildRanges = []
+    waits: Annotated[list[Number], msgspec.Meta(max_length=limits.PARK_WAITS_MAX)] = []
+    """Numbers of waits, of which one has to end. With them, no keys and ranges stand for no children."""
     mode: ParkMode = "all"
 
 
@@ -103,6 +147,51 @@ class DropChildren(_AttemptRequest, tag="cancel"):
     children: ChildRanges = []
 
 
+class EffectBegin(_AttemptRequest, tag="effect_begin"):
+    """Begin an effect. The answer comes when its intent is committed, or says what is known of it."""
+
+    name: StepName
+    function: FunctionName = ""
+
+
+class EffectEnd(_AttemptRequest, tag="effect_end"):
+    """Tell the outcome of an effect that was begun."""
+
+    name: StepName
+    occurrence: Occurrence
+    outcome: Literal["done", "not_done", "uncertain", "unknown"]
+    """`unknown` leaves the intent as it is: the next beginning of the effect finds it."""
+    result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    detail: EffectDetail = ""
+
+
+Timeout = Annotated[float, msgspec.Meta(ge=0, le=SLEEP_S_MAX)] | WaitDuration
+
+
+class AskSignal(_AttemptRequest, tag="wait"):
+    """Wait for a signal to the workflow: the answer is its record, or the number of the open wait to park for."""
+
+    name: StepName
+    timeout: Timeout | None = None
+    on_timeout: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+Choices = Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=limits.CHOICES_MAX)]
+
+
+class AskApproval(_AttemptRequest, tag="approval"):
+    """Ask people to decide. The answer is as that of `wait`."""
+
+    title: StepName
+    details: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    choices: Choices = ("approve", "deny")
+    timeout: Timeout | None = None
+    on_timeout: str | None = None
+    name: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)] = ""
+    """Of its record; by default the title."""
+
+
 AnyRequest = (
     BeginStep
     | FinishStep
@@ -110,10 +199,16 @@ AnyRequest = (
     | Sleep
     | Now
     | RandomNumber
+    | TakeUnits
+    | SpendAmounts
     | AddChildren
     | LookAtChildren
     | Park
     | DropChildren
+    | EffectBegin
+    | EffectEnd
+    | AskSignal
+    | AskApproval
 )
 
 _request_decoder: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
@@ -150,6 +245,13 @@ def read_request(line: bytes) -> AnyRequest:
 def accept(request_id: Id, told: Any) -> bytes:
     """Return the line that answers a request with success."""
     return b'{"id":%s,"ok":%s}\n' % (_encode(request_id), _encode(told))
+
+
+def accept_plain(request_id: Id) -> bytes:
+    """Return the line that answers a request with success, and says nothing more."""
+    if type(request_id) is int:
+        return b'{"id":%d,"ok":{}}\n' % request_id
+    return accept(request_id, {})
 
 
 def refuse(request_id: Id, kind: str, detail: str) -> bytes:

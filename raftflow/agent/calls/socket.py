@@ -38,6 +38,8 @@ connection that would pass it is closed."""
 _SMALL_BYTES: Final = HELD_BYTES_MAX // CONNECTIONS_MAX
 _BACKLOG: Final = 2 * CONNECTIONS_MAX
 _RECEIVE_BYTES: Final = 1 << 16
+_OPENING: Final = ord("{")
+"""What a request begins with."""
 _ACCEPT_AGAIN_S: Final = 1.0
 """How long a socket accepts nothing when the system has no descriptors or memory."""
 _PATH_BYTES_MAX: Final = 107
@@ -169,9 +171,21 @@ class _AttemptConnection:
             # It has closed its end, perhaps with answers on their way that nobody will read.
             self.close()
             return
+        if not self._incoming and data[0] == _OPENING and data.find(b"\n") == len(data) - 1:
+            self._take_line(data)
+            return
         self._incoming += data
         self._take_lines()
         self._check_held()
+
+    def _take_line(self, line: bytes) -> None:
+        """Handle one whole line, as from a program that waits for each answer."""
+        if self._attempt.over:
+            return
+        self._pending += 1
+        self._attempt.handle(line, self._answer)
+        if self._pending >= PENDING_MAX:
+            self._pause(paused=True)
 
     @property
     def held_bytes(self) -> int:

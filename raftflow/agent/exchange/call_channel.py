@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -37,13 +37,14 @@ _encode = msgspec.json.Encoder().encode
 _GIVEN_UP = "the agent has lost its lease or registered again, so the attempt is over: it records nothing any more"
 
 
-class _WaitingCall(NamedTuple):
+class _WaitingCall(msgspec.Struct, eq=False):
     """A call without an answer."""
 
     fence: int
     incarnation: int
     encoded: bytes
-    told: Callable[[AnyAnswer], None]
+    told: Any
+    """Gets the answer."""
 
 
 class CallChannel:

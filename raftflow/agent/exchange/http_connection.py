@@ -177,7 +177,7 @@ class HttpConnections:
 
     def __init__(self, headers: dict[str, str], tls: ssl.SSLContext | None = None) -> None:
         self._more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self._tls = tls
+        self.tls = tls
         self._idle: dict[str, list[AgentConnection]] = {}
         self._closed = False
 
@@ -263,7 +263,7 @@ class HttpConnections:
             raise HttpConnectionError(f"{base} names no host")
         tls: ssl.SSLContext | None = None
         if parts.scheme == "https":
-            tls = self._tls or ssl.create_default_context()
+            tls = self.tls or ssl.create_default_context()
         loop = asyncio.get_running_loop()
         port = parts.port or (443 if tls else 80)
         _, connection = await loop.create_connection(AgentConnection, parts.hostname, port, ssl=tls)

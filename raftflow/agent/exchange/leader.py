@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 import time
 from collections import deque
 from typing import TypeVar
@@ -22,10 +21,13 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
-from raftflow.agent.config import AgentConfig, AgentConfigError
+from raftflow.agent.config import AgentConfig
 from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpConnections, HttpResponse
 from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, PendingRequests
+from raftflow.agent.exchange.tls import tls_context, tls_files
+from raftflow.agent.other_user import root_files
 from raftflow.agent.workdir.inputs import AttemptOverError, InputsRefusedError, ReplicaUnavailableError
+from raftflow.certificates import CertificateReloader
 from raftflow.domain.contract.operations.agents import FETCH_INPUTS, POLL, REGISTER_AGENT, SEND_CALLS
 from raftflow.domain.contract.operations.bundles import READ_BUNDLE
 from raftflow.domain.contract.operations.replicas import SHOW_LEADER
@@ -105,6 +107,8 @@ class LeaderClient:
             ask=self._ask_who_leads, peers=lambda: self._peers, leader=lambda: self._leader, moved=self._moved
         )
         self._watching: asyncio.Task[None] | None = None
+        self.certificates = CertificateReloader(root_files)
+        """Reads this agent's certificates again."""
         self._pending = PendingRequests()
         self._decode_notice = msgspec.json.Decoder(LeaderNotice)
         self._decode_calls = msgspec.json.Decoder(CallsResponse)
@@ -121,7 +125,14 @@ class LeaderClient:
         headers = {"Content-Type": "application/json"}
         if self._config.token:
             headers["Authorization"] = f"Bearer {self._config.token}"
-        self._wire = HttpConnections(headers, _ssl_context(self._config))
+        with root_files():
+            wire = self._wire = HttpConnections(headers, tls_context(self._config))
+
+        def load() -> None:
+            wire.tls = tls_context(self._config)
+
+        if files := tls_files(self._config):
+            self.certificates.add(files, load)
         self._watching = asyncio.get_running_loop().create_task(self._watch.run())
 
     async def close(self) -> None:
@@ -352,15 +363,3 @@ def _base_of(url: str, path: str) -> str | None:
         return None
     prefix = parts.path.removesuffix(path) if parts.path.endswith(path) else ""
     return f"{parts.scheme}://{parts.netloc}{prefix}".rstrip("/")
-
-
-def _ssl_context(config: AgentConfig) -> ssl.SSLContext | None:
-    if not config.cacert and not config.client_cert:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.cacert or None)
-        if config.client_cert:
-            context.load_cert_chain(config.client_cert, config.client_key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise AgentConfigError(f"cacert, client_cert, client_key: cannot be used: {error}") from error
-    return context

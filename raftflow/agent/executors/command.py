@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -54,6 +55,7 @@ class Launch(NamedTuple):
     env: dict[str, str]
     cwd: str | None
     cleanup: tuple[str, ...] = ()
+    cleanup_env: Mapping[str, str] | None = None
 
 
 class CommandExecutor:
@@ -67,7 +69,10 @@ class CommandExecutor:
         channel: Channel,
         *,
         output_bytes_max: int,
+        own_folder: bool = False,
     ) -> None:
+        """See the module's text. `own_folder`: programs without `cwd` begin in the folder of their attempt."""
+        self._own_folder = own_folder
         self._launcher = launcher
         self._store = store
         self._work = work
@@ -106,17 +111,19 @@ class CommandExecutor:
             folder=self._store.directory(fence),
             bytes_max=self._output_bytes_max,
             cleanup=launch.cleanup,
+            cleanup_env=launch.cleanup_env,
         )
         self._running[fence] = _RunningProgram(identity, folder, ended)
         if isinstance(folder.socket, CallSocket):
             folder.socket.attach(partial(CallingAttempt, assignment, self._channel))
 
-    def launch_of(self, assignment: Assignment, _folder: AttemptFolder, env: dict[str, str]) -> Launch:
+    def launch_of(self, assignment: Assignment, folder: AttemptFolder, env: dict[str, str]) -> Launch:
         """Return what the launcher starts for an attempt. `env` is its environment, with paths of this machine."""
         program = assignment.program
         if not isinstance(program, CommandLine):
             raise TypeError(program)
-        return Launch(program.argv, env, assignment.cwd)
+        cwd = folder.path if assignment.cwd is None and self._own_folder else assignment.cwd
+        return Launch(program.argv, env, cwd)
 
     def signal(self, fence: int, number: int) -> None:
         """Send a signal to the attempt's process group."""

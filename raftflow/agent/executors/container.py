@@ -31,6 +31,7 @@ from raftflow.agent.calls.channel import Channel
 from raftflow.agent.executors.command import CODE_VARIABLE, CommandExecutor, Launch
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.launcher.messages import Exited
+from raftflow.agent.other_user import child_user
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import EXCHANGE, WorkDirectory
 from raftflow.agent.workdir.folders import INPUTS, PROGRESS, RESULT, SOCKET, AttemptFolder
@@ -93,7 +94,7 @@ def _call(argv: list[str], stream: Literal["stdout", "stderr"]) -> tuple[int, st
     """
     out, err = (subprocess.PIPE if name == stream else subprocess.DEVNULL for name in ("stdout", "stderr"))
     until_s = time.monotonic() + _ANSWER_MAX_S
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err) as client:
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **child_user()) as client:
         pipe = client.stdout or client.stderr
         assert pipe is not None  # noqa: S101 - one of them was asked for
         answer = b""
@@ -127,6 +128,11 @@ def why_missing(work_dir: Path) -> str:
     return find_runtime().why_missing
 
 
+def is_rootless_podman() -> bool:
+    """Tell whether the runtime of this machine would be podman, run by a user other than root."""
+    return os.geteuid() != 0 and os.path.basename(find_runtime().path) == "podman"  # noqa: PTH119 - a name
+
+
 def cpu_options(runtime: str, niceness: int) -> tuple[str, ...]:
     """Return the options that give a container the share of CPU time of a process with this niceness.
 
@@ -150,10 +156,12 @@ class ContainerExecutor(CommandExecutor):
         *,
         output_bytes_max: int,
         niceness: int = 0,
+        new_privileges: bool = False,
     ) -> None:
         super().__init__(launcher, store, work, channel, output_bytes_max=output_bytes_max)
         self._runtime = find_runtime().path
         self._weight = cpu_options(self._runtime, niceness)
+        self._rights = () if new_privileges else ("--security-opt", "no-new-privileges")
         self._label = f"{LABEL}={hashlib.sha256(work.path.encode()).hexdigest()[:16]}"
         self._prefix = f"raftflow-{secrets.token_hex(4)}"
         self._remove_left()
@@ -186,11 +194,12 @@ class ContainerExecutor(CommandExecutor):
         name = self._name_of(assignment.fence)
         argv = (
             *(self._runtime, "run", "--rm", "--name", name, "--label", self._label),
-            *("--security-opt", "label=disable", *self._weight, *mounts, *variables, *cwd),
+            *("--security-opt", "label=disable", *self._rights, *self._weight, *mounts, *variables, *cwd),
             *(program.image, *program.argv),
         )
         passed = {key: value for key, value in env.items() if not _is_of_the_client(key)}
-        return Launch(argv, passed, None, self._removal_of(assignment.fence))
+        own = _environment_of_the_client()
+        return Launch(argv, {**own, **passed}, None, self._removal_of(assignment.fence), own)
 
     def _name_of(self, fence: int) -> str:
         return f"{self._prefix}-{fence}"
@@ -219,7 +228,8 @@ class ContainerExecutor(CommandExecutor):
 
     def _remove(self, fence: int, on_exit: Callable[[Exited], None]) -> None:
         folder = f"{self._work.part(EXCHANGE)}/cleanup"
-        self._launcher.spawn(self._removal_of(fence), {}, on_exit, cwd=None, folder=folder, bytes_max=1)
+        argv, env = self._removal_of(fence), _environment_of_the_client()
+        self._launcher.spawn(argv, env, on_exit, cwd=None, folder=folder, bytes_max=1)
 
     def _remove_later(self, fence: int, after_s: float) -> None:
         """Try again and again to remove a container, less and less often. The next agent here tries it too."""
@@ -248,6 +258,11 @@ class ContainerExecutor(CommandExecutor):
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.error("%s %s: %s", self._runtime, arguments[0], error)
             return ""
+
+
+def _environment_of_the_client() -> dict[str, str]:
+    """Return what the client finds in the agent's environment, of which other programs do not get all."""
+    return {name: value for name, value in os.environ.items() if _is_of_the_client(name)}
 
 
 def _is_of_the_client(name: str) -> bool:

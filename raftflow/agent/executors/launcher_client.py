@@ -18,6 +18,7 @@ import msgspec
 
 from raftflow import helpers
 from raftflow.agent.launcher.messages import (
+    INSTANCE_VARIABLE,
     Alive,
     Exited,
     FromLauncher,
@@ -28,9 +29,11 @@ from raftflow.agent.launcher.messages import (
     Signal,
     Spawn,
     ToLauncher,
-    is_secret,
 )
+from raftflow.agent.launcher.process_marks import ProcessMarks
 from raftflow.agent.launcher.process_tree import kill_descendants, state_of
+from raftflow.agent.launcher.program_limits import ProgramLimits
+from raftflow.agent.other_user import child_user
 from raftflow.agent.workdir.files import is_of_the_system
 
 _log = logging.getLogger("raftflow.agent.launcher")
@@ -52,8 +55,6 @@ _TRACED_MAX_S = 2.0
 _REAP_MAX_S = 1.0
 """So long the agent waits for the end of processes that it has killed."""
 _LAUNCHER_MODULE = "raftflow.agent.launcher.process"
-INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
-"""In the environment of the launcher and of all that it starts: finds them again if the launcher is killed."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(FromLauncher).decode
@@ -72,26 +73,22 @@ class LauncherClient:
         environ: Mapping[str, str],
         on_broken: Callable[[LauncherError], None],
         *,
-        files_limit: int = -1,
-        niceness: int = 0,
+        limits: ProgramLimits | None = None,
         adopts: bool = False,
     ) -> None:
         """See the module's text.
 
         Args:
             instance: in the environment of all that is started (`WorkDirectory.mark`).
-            environ: of all that is started, without secrets.
+            environ: of all that is started (`task_environment`).
             on_broken: called when launchers cannot be kept alive.
-            files_limit: soft limit of open files of programs; -1 for this process's.
-            niceness: of programs (`TaskNiceness`).
+            limits: what programs begin with.
             adopts: this process adopts what a launcher leaves, and has no other children.
         """
         self._instance = instance
-        self._files_limit = files_limit
-        self._niceness = niceness
+        self._limits = msgspec.json.encode(limits or ProgramLimits()).decode()
         self._adopts = adopts
-        self._environ = {key: value for key, value in environ.items() if not is_secret(key)}
-        self._environ[INSTANCE_VARIABLE] = instance
+        self._environ = {**environ, INSTANCE_VARIABLE: instance}
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Callable[[Exited], None]] = {}
@@ -123,11 +120,12 @@ class LauncherClient:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             ours.settimeout(0)
             self._process = subprocess.Popen(
-                helpers.command(_LAUNCHER_MODULE, str(theirs.fileno()), str(self._files_limit), str(self._niceness)),
+                helpers.command(_LAUNCHER_MODULE, str(theirs.fileno()), self._limits),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=self._environ,
                 start_new_session=True,
+                **child_user(),
             )
             undo.pop_all()
         self._control = ours
@@ -179,6 +177,7 @@ class LauncherClient:
         bytes_max: int = 0,
         given: tuple[int, ...] = (),
         cleanup: tuple[str, ...] = (),
+        cleanup_env: Mapping[str, str] | None = None,
     ) -> int:
         """Start a program; `on_exit` is called once, later, even if it cannot be started. Returns its id.
 
@@ -196,7 +195,8 @@ class LauncherClient:
         identity = self._next_id
         self._next_id += 1
         self._waiting[identity] = on_exit
-        self._send(Spawn(identity, argv, env, cwd, folder, bytes_max, cleanup), tuple(passed))
+        spawn = Spawn(identity, argv, env, cwd, folder, bytes_max, cleanup, dict(cleanup_env or {}))
+        self._send(spawn, tuple(passed))
         return identity
 
     def signal(self, identity: int, number: int) -> None:
@@ -372,17 +372,20 @@ def _reap_all(until_s: float) -> None:
 
 
 def kill_by_environment(instance: str, *, spare_launchers: bool = False) -> int:
-    """Kill every process that carries the instance in its environment, this one aside. Returns how many.
+    """Kill every process that carries the instance in its environment or as its mark, this one aside.
+
+    Returns how many.
 
     A launcher that has lost its agent is ending by itself, and keeps the output of what it kills: it can be spared.
     """
     mark = f"{INSTANCE_VARIABLE}={instance}".encode()
+    marks = ProcessMarks(instance)
     killed = 0
     for _ in range(3):  # a process may have forked while the list was read
         found = [
             int(entry.name)
             for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and _carries(entry, mark) and not (spare_launchers and _is_launcher(entry))
+            if entry.name.isdigit() and _carries(entry, mark, marks) and not (spare_launchers and _is_launcher(entry))
         ]
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -400,9 +403,11 @@ def _is_launcher(entry: Path) -> bool:
         return False
 
 
-def _carries(entry: Path, mark: bytes) -> bool:
+def _carries(entry: Path, mark: bytes, marks: ProcessMarks) -> bool:
     if int(entry.name) == os.getpid():
         return False
+    if marks.id_of(int(entry.name)) is not None:
+        return True
     try:
         return mark in (entry / "environ").read_bytes().split(b"\0")
     except OSError:

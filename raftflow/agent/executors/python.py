@@ -27,7 +27,7 @@ from raftflow.agent.executors.workers import IdleWorkers, WorkerClient, WorkerLi
 from raftflow.agent.launcher.messages import CONTROL_FD, READY, Exited, FunctionCall, Returned
 from raftflow.agent.output.store import STREAMS, OutputStore
 from raftflow.agent.output.stream_file import LiveFile, keep_stream
-from raftflow.agent.workdir.directory import WORKERS, WorkDirectory
+from raftflow.agent.workdir.directory import EXCHANGE, WORKERS, WorkDirectory
 from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, create_file, opened_folder
 from raftflow.agent.workdir.folders import SOCKET
 from raftflow.agent.workdir.inputs import FetchedInputs
@@ -61,8 +61,14 @@ class PythonExecutor:
         output_bytes_max: int,
         limits: WorkerLimits,
         python_path: Sequence[str] = (),
+        own_folder: bool = False,
     ) -> None:
-        """See the module's text; `python_path` are absolute folders, in which modules of users are looked for."""
+        """See the module's text.
+
+        `python_path` are absolute folders, in which modules of users are looked for. `own_folder`: calls without
+        `cwd` begin in a folder of their own.
+        """
+        self._own_folder = own_folder
         self._loop = asyncio.get_running_loop()
         self._path = SearchPath(python_path)
         self._launcher = launcher
@@ -94,6 +100,10 @@ class PythonExecutor:
         path = self._path.of(assignment.cwd, assignment.env)
         if code:
             path = (code, *path)
+        cwd = assignment.cwd
+        if cwd is None and self._own_folder:
+            cwd = self._make_own_folder()
+            ended = partial(self._ended_in, cwd, ended)
         worker = self._idle.take(path) or self._start_worker(path, code)
         fence = assignment.fence
         call = FunctionCall(
@@ -105,7 +115,7 @@ class PythonExecutor:
             bytes(program.args),
             bytes(program.kwargs),
             assignment.env,
-            assignment.cwd,
+            cwd,
             {need: bytes(result) for need, result in assignment.inputs.items()},
             self._store.directory(fence),
             self._output_bytes_max,
@@ -117,6 +127,22 @@ class PythonExecutor:
         self._give(worker, assignment, struct.pack("<I", len(data)) + data, ended)
         if self._cutting is None:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
+
+    def _make_own_folder(self) -> str:
+        path = f"{self._work.part(EXCHANGE)}/{secrets.token_hex(8)}"
+        self._make_folder(path)
+        return path
+
+    def _make_folder(self, path: str) -> None:
+        try:
+            os.mkdir(path, 0o700)  # noqa: PTH102 - runs once a worker, or once a call
+        except OSError:
+            self._work.restore()
+            os.mkdir(path, 0o700)  # noqa: PTH102
+
+    def _ended_in(self, folder: str, ended: Ended, fence: int, how: ExecutionEnd) -> None:
+        self._work.trash.put(folder)
+        ended(fence, how)
 
     def _give(self, worker: WorkerClient, assignment: Assignment, data: bytes, ended: Ended) -> None:
         fence = worker.fence = assignment.fence
@@ -199,11 +225,7 @@ class PythonExecutor:
         return worker
 
     def _make_files(self, worker: WorkerClient) -> None:
-        try:
-            os.mkdir(worker.folder, 0o700)  # noqa: PTH102 - runs once a worker
-        except OSError:
-            self._work.restore()
-            os.mkdir(worker.folder, 0o700)  # noqa: PTH102
+        self._make_folder(worker.folder)
         with opened_folder(worker.folder, "the folder of a worker") as fd:
             out, err = (
                 create_file(name, f"the file of a worker's {name}", folder=fd, flags=os.O_RDWR | os.O_APPEND)

@@ -16,7 +16,7 @@ from raftflow.agent.calls.channel import Channel
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.executors.base import Ended, ExecutionEnd, Executor, WatchTarget
 from raftflow.agent.executors.command import CommandExecutor
-from raftflow.agent.executors.container import ContainerExecutor, why_missing
+from raftflow.agent.executors.container import ContainerExecutor, is_rootless_podman, why_missing
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.executors.workers import WorkerLimits
@@ -58,7 +58,12 @@ class ExecutorEntry(NamedTuple):
 def _make_command_executor(context: ExecutorContext) -> Executor:
     config = context.config
     return CommandExecutor(
-        context.launcher, context.store, context.work, context.channel, output_bytes_max=config.output_bytes_max
+        context.launcher,
+        context.store,
+        context.work,
+        context.channel,
+        output_bytes_max=config.output_bytes_max,
+        own_folder=config.own_folder,
     )
 
 
@@ -79,6 +84,7 @@ def _make_python_executor(context: ExecutorContext) -> Executor:
             idle_max_mib=config.workers_idle_max_mib,
         ),
         python_path=config.python_path,
+        own_folder=config.own_folder,
     )
 
 
@@ -91,6 +97,7 @@ def _make_container_executor(context: ExecutorContext) -> Executor:
         context.channel,
         output_bytes_max=limit,
         niceness=context.config.task_niceness,
+        new_privileges=context.config.task_new_privileges,
     )
 
 
@@ -110,6 +117,11 @@ def make_executors(context: ExecutorContext, entries: Sequence[ExecutorEntry] = 
             _log.info("this agent does not offer %s: %s", entry.program.capability, why)
         made[entry.program] = MissingExecutor(why) if why else entry.make(context)
     return made
+
+
+def needs_new_privileges(config: AgentConfig) -> bool:
+    """Tell whether programs of this agent must be able to get new rights: podman without root calls newuidmap."""
+    return is_rootless_podman() and not why_missing(config.work_path())
 
 
 def capability_labels(executors: Executors) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 
@@ -12,15 +11,14 @@ from raftflow.agent.output.capture import CapturedStream
 _WATCH_AFTER_S = 0.005
 """From what age on a program's output is read while it runs. Most programs that end sooner have written less than a
 pipe holds, and are spared four calls of the system and a wake-up; one that writes more waits for so long, once."""
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class Child:
     """A program that runs, or whose cleanup runs."""
 
     __slots__ = (
-        "began_ticks",
         "cleanup",
+        "cleanup_env",
         "cleanup_until_s",
         "end",
         "ended",
@@ -38,14 +36,13 @@ class Child:
         self.id = spawn.id
         self.fence = spawn.env.get("RAFTFLOW_FENCE")
         self.pid = pid
-        self.began_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
-        """In the unit of `started_at`."""
         self.streams = streams
         self.watch_at_s = time.monotonic() + _WATCH_AFTER_S
         self.ended = False
         self.lease_over = False
         self.signalled = False
         self.cleanup = spawn.cleanup
+        self.cleanup_env = spawn.cleanup_env
         self.uncleaned = False
         """The cleanup failed."""
         self.cleanup_until_s = 0.0

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import resource
 import signal
+from collections.abc import Callable
 
 FD_RESERVE = 128
 """Descriptors of a process that attempts do not get."""
@@ -20,6 +22,11 @@ _FDS_MAX = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+_ENV_START = 47
+"""Of `/proc/PID/stat`, counted from the state of the process: where the memory of its first environment begins. Where
+it ends is next."""
 
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
 """Sent by the kernel for what a process did itself. Ignored, they end it then, but not if somebody sends them."""
@@ -47,9 +54,37 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def erase_environment(is_secret: Callable[[str], bool]) -> None:
+    """Erase the environment with which this process was started, as the kernel shows it to others.
+
+    `/proc/PID/environ` is the memory in which a process finds its environment at its start. It stays as it was,
+    whatever the process sets and removes later, and root may read that of every process. This process keeps its
+    variables: they are copied first. Those of which `is_secret` is true are removed from its environment too, so
+    that no program inherits them.
+    """
+    for name in [name for name in os.environ if is_secret(name)]:
+        del os.environ[name]
+    for name, value in os.environ.items():
+        with contextlib.suppress(OSError, ValueError):  # a name that nobody can look up
+            os.putenv(name, value)  # the C library copies it, and has its pointer lead to the copy
+    try:
+        with open("/proc/self/stat", "rb", 0) as file:  # noqa: PTH123 - a file of the kernel
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:  # no /proc: nobody else has one either
+        return
+    begin, end = int(fields[_ENV_START]), int(fields[_ENV_START + 1])
+    if 0 < begin < end:
+        ctypes.memset(begin, 0, end - begin)
+
+
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parents end."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def refuse_new_privileges() -> None:
+    """Let no program that this process starts get the rights of another user, as sudo does. It cannot be undone."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def wake_when_parent_dies() -> None:

@@ -20,6 +20,9 @@ from raftflow.domain import limits
 CONTROL_FD = 3
 """Descriptor of the worker's end of its socket, in the worker."""
 
+INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
+"""In the environment of the launcher and of all that it starts: `WorkDirectory.mark`."""
+
 READY = b"R"
 """What a worker says once, before anything else: it has started, and waits for calls."""
 
@@ -28,19 +31,10 @@ _FDS_MAX = 3
 """Descriptors that may come with a packet."""
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS_MAX * array.array("i").itemsize)
 
-MESSAGE_BYTES_MAX = 1 << 30
-"""Of one message from the agent to a worker."""
-RETURNED_BYTES_MAX = 1 << 20
-"""Of one message from a worker, which its task's code might send as well."""
+MESSAGE_BYTES_MAX = 1 << 24
+"""Of one message from the agent to a worker: a call and its inputs come in one answer to a poll, or are in a file."""
 
 _Amount = Annotated[int, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX)]
-
-_SECRET_ENDINGS = ("TOKEN", "SECRET", "KEY")
-
-
-def is_secret(variable: str) -> bool:
-    """Tell whether a task must not inherit an environment variable: what opens a door to the cluster."""
-    return variable.startswith("RAFTFLOW_") and variable.endswith(_SECRET_ENDINGS)
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -67,6 +61,8 @@ class Spawn(_Message, frozen=True, tag="spawn"):
     cleanup: tuple[str, ...] = ()
     """A program that the launcher runs when this one has ended for any reason. It ends what this one has started
     elsewhere. `Exited` is sent after it. The launcher also runs it when the agent is gone."""
+    cleanup_env: dict[str, str] = {}
+    """Added to what the launcher inherited, for that program."""
 
 
 class Signal(_Message, frozen=True, tag="signal"):

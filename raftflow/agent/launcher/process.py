@@ -6,11 +6,10 @@ one thing that matters for fencing: no task outlives its right to run.
     the agent's end of the socket closes   the agent is gone: everything is killed at once, the launcher ends
     the lease runs out                     everything is killed, though the agent may be stopped or stuck
     a program ends                         the rest of its process group is killed, and descendants that left the
-                                           group too (the launcher adopts orphans and knows them by RAFTFLOW_FENCE)
+                                           group too (the launcher adopts orphans and knows them by `ProcessMarks`)
 
 It is one thread around epoll and starts programs with posix_spawn, which costs a third of a fork of the agent.
-Started as `python -m raftflow.agent.launcher.process FD FILES NICENESS`: its socket, the limit of open files for
-programs, and their niceness.
+Started as `python -m raftflow.agent.launcher.process FD LIMITS`: its socket, and `ProgramLimits` in JSON.
 """
 
 from __future__ import annotations
@@ -35,10 +34,12 @@ from raftflow.agent.launcher.hardening import (
     hide_memory,
     ignore_signals,
     inherited,
+    refuse_new_privileges,
     wake_when_parent_dies,
 )
 from raftflow.agent.launcher.messages import (
     CONTROL_FD,
+    INSTANCE_VARIABLE,
     Alive,
     Exited,
     FromLauncher,
@@ -53,7 +54,9 @@ from raftflow.agent.launcher.messages import (
 )
 from raftflow.agent.launcher.niceness import TaskNiceness
 from raftflow.agent.launcher.own_peak import OwnPeak
-from raftflow.agent.launcher.process_tree import read_tree, session_of, started_at
+from raftflow.agent.launcher.process_marks import ProcessMarks
+from raftflow.agent.launcher.process_tree import kill_tree, read_tree, session_of
+from raftflow.agent.launcher.program_limits import ProgramLimits, ProgramRlimits
 from raftflow.agent.output.capture import CapturedStream
 from raftflow.agent.workdir.files import CaptureFolder, is_of_the_system
 
@@ -75,12 +78,12 @@ _decode = msgspec.msgpack.Decoder(ToLauncher).decode
 class LauncherProcess:
     """See the module's text."""
 
-    def __init__(self, control: socket.socket, files_limit: int, niceness: int) -> None:
-        """`files_limit` is the soft limit of open files that programs begin with; -1 for the launcher's own."""
-        self._niceness = TaskNiceness(niceness)
-        own, self._files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._files_soft = own
-        self._files_limit = own if files_limit < 0 else files_limit
+    def __init__(self, control: socket.socket, limits: ProgramLimits) -> None:
+        self._instance = os.environ.get(INSTANCE_VARIABLE, "")
+        self._marks = ProcessMarks(self._instance)
+        self._marks.prepare()
+        self._niceness = TaskNiceness(limits.niceness)
+        self._rlimits = ProgramRlimits(limits)
         self._own_peak = OwnPeak()
         control.settimeout(0)
         self._control = control
@@ -256,17 +259,17 @@ class LauncherProcess:
     def _posix_spawn(self, spawn: Spawn, actions: SpawnActions) -> int:
         if not spawn.argv:
             raise ValueError("the first word names the program")
-        environ = {**self._environ, **spawn.env}
+        environ = {**self._environ, **spawn.env, INSTANCE_VARIABLE: self._instance}
         program = spawn.argv[0]
         if "/" not in program:
             program = _find(program, environ.get("PATH", os.defpath), spawn.cwd)
-        limited = self._files_limit != self._files_soft
-        if limited:  # a program begins with the limits of who starts it; the launcher has one thread
-            resource.setrlimit(resource.RLIMIT_NOFILE, (self._files_limit, self._files_hard))
+        self._rlimits.begin()
+        pid = 0
+        self._marks.begin(spawn.id)
         try:
             if spawn.cwd is not None:
                 os.chdir(spawn.cwd)  # nobody sees it elsewhere for a moment
-            return os.posix_spawn(
+            pid = os.posix_spawn(
                 program,
                 spawn.argv,
                 environ,
@@ -275,9 +278,10 @@ class LauncherProcess:
                 setsigmask=(),
                 setsigdef=self._reset,
             )
+            return pid
         finally:
-            if limited:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (self._files_soft, self._files_hard))
+            self._marks.end(spawn.id, pid)
+            self._rlimits.end(pid)
             if spawn.cwd is not None:
                 os.fchdir(self._home)
 
@@ -318,7 +322,7 @@ class LauncherProcess:
         """Start a cleanup, without the attempt's environment. Returns its process id, 0 if that is not possible."""
         actions: SpawnActions = [(os.POSIX_SPAWN_DUP2, self._null, target) for target in (0, 1, 2)]
         try:
-            return self._posix_spawn(Spawn(child.id, child.cleanup, {}, None, "", 0), actions)
+            return self._posix_spawn(Spawn(child.id, child.cleanup, child.cleanup_env, None, "", 0), actions)
         except (OSError, ValueError):
             return 0
 
@@ -341,6 +345,7 @@ class LauncherProcess:
     def _finish(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
         del self._children[child.id]
         child.ended = True
+        self._kill_orphans()  # before the end is told: nothing of the program goes on then
         cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
         # A program begins its life in the launcher's memory, so anything below the launcher's own peak says nothing.
         rss_max_kib = 0 if self._own_peak.covers(usage.ru_maxrss) else usage.ru_maxrss
@@ -400,35 +405,30 @@ class LauncherProcess:
         return Sampled(used)
 
     def _add_orphans(self, roots: dict[int, list[int]]) -> None:
-        """Add adopted processes to the programs that they belong to: by their session, otherwise by their fence."""
-        orphans = [pid for pid in self._child_list.pids() if pid not in self._pids]
-        if not orphans:
-            return
-        by_fence = {child.fence: child for child in self._children.values() if child.fence is not None}
-        for pid in orphans:
-            child = self._pids.get(session_of(pid)) or by_fence.get(fence_of(pid) or "")
+        """Add adopted processes to the programs that they belong to."""
+        for pid in self._orphans():
+            child = self._owner_of(pid)
             if child is not None and child.id in roots:
                 roots[child.id].append(pid)
 
-    def _kill_orphans(self) -> None:
-        """Kill adopted processes whose attempt is over: descendants that had left its process group.
+    def _orphans(self) -> list[int]:
+        """Return the adopted processes: descendants of programs, whose own parents have ended."""
+        return [pid for pid in self._child_list.pids() if pid not in self._pids]
 
-        One that does not say whose it is (its environment was cleared) belongs to an attempt that began before it; it
-        is killed when none of these is left. When one of them has died, its own children are adopted, and this runs
-        again.
-        """
-        orphans = [pid for pid in self._child_list.pids() if pid not in self._pids]
-        if not orphans:
-            return
-        live = {child.fence for child in self._children.values() if child.fence is not None}
-        first_ticks = min((child.began_ticks for child in self._children.values()), default=None)
-        for pid in orphans:
-            fence = fence_of(pid)
-            over = fence not in live
-            if fence is None and first_ticks is not None:
-                over = started_at(pid) < first_ticks
-            if over:
-                kill_process(pid)
+    def _owner_of(self, pid: int) -> Child | None:
+        """Return the program that an adopted process belongs to, None if that one has ended."""
+        if self._marks.works:
+            return self._children.get(-1 if (identity := self._marks.id_of(pid)) is None else identity)
+        if child := self._pids.get(session_of(pid)):
+            return child
+        fence = fence_of(pid)
+        return next((each for each in self._children.values() if fence and each.fence == fence), None)
+
+    def _kill_orphans(self) -> None:
+        """Kill adopted processes whose program has ended, and their descendants."""
+        for pid in self._orphans():
+            if self._owner_of(pid) is None:
+                kill_tree(pid)
 
     def _kill_everything(self) -> None:
         deadline = time.monotonic() + _GONE_WAIT_S
@@ -486,7 +486,10 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)  # noqa: FBT003 - positional only
     if os.getppid() == agent:  # else nobody wakes it any more
-        LauncherProcess(control, int(sys.argv[2]), int(sys.argv[3])).run()
+        limits = msgspec.json.decode(sys.argv[2], type=ProgramLimits)
+        if not limits.new_privileges:
+            refuse_new_privileges()
+        LauncherProcess(control, limits).run()
 
 
 if __name__ == "__main__":

@@ -52,8 +52,6 @@ class _Stat(NamedTuple):
     session: int
     ticks: int
     threads: int
-    started: int
-    """Ticks of the clock since the machine started."""
 
 
 def read_tree(roots: Iterable[int]) -> ProcessTreeUsage:
@@ -101,12 +99,6 @@ def session_of(pid: int) -> int:
     return 0 if stat is None else stat.session
 
 
-def started_at(pid: int) -> int:
-    """Return when the process started, in ticks (`SC_CLK_TCK`) since the machine started; 0 if it has ended."""
-    stat = _stat(pid)
-    return 0 if stat is None else stat.started
-
-
 def state_of(pid: int) -> str:
     """Return the letter of a process's state: `T` stopped, `t` held by one that traces it; "" if it is gone."""
     stat = _stat(pid)
@@ -140,6 +132,13 @@ def kill_descendants(root: int) -> int:
     return len(killed)
 
 
+def kill_tree(root: int) -> None:
+    """Kill a child of this process, and every descendant of it. It has no chance to make another one."""
+    if _signal_child(root, os.getpid(), signal.SIGSTOP):
+        kill_descendants(root)
+        _signal_child(root, os.getpid(), signal.SIGKILL)
+
+
 def _signal_child(pid: int, parent: int, signum: signal.Signals) -> bool:
     """Send a signal to a process if it is the child of `parent` and alive. Returns whether it was."""
     try:
@@ -162,10 +161,10 @@ def _stat(pid: int) -> _Stat | None:
     data = _read(f"/proc/{pid}/stat", _STAT_BYTES)
     # The name of the program may hold anything, so the fields are counted from its closing bracket.
     fields = data[data.rfind(b")") + 2 :].split()
-    if len(fields) < 20:
+    if len(fields) < 18:
         return None
     ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
-    return _Stat(fields[0], int(fields[1]), int(fields[3]), ticks, int(fields[17]), int(fields[19]))
+    return _Stat(fields[0], int(fields[1]), int(fields[3]), ticks, int(fields[17]))
 
 
 def _children(pid: int, threads: int) -> Iterator[int]:

@@ -19,8 +19,6 @@ import inspect
 import os
 import resource
 import signal
-import socket
-import struct
 import sys
 import time
 import traceback
@@ -30,16 +28,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from raftflow import helpers
-from raftflow.agent.launcher.messages import CONTROL_FD, MESSAGE_BYTES_MAX, READY, FunctionCall, Returned
+from raftflow.agent.launcher.messages import READY, FunctionCall, Returned
 from raftflow.agent.launcher.process_tree import parse_memory
 from raftflow.agent.output.stream_file import keep_stream
 from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, write_all
+from raftflow.agent.worker.control import WorkerControl, open_control
 from raftflow.agent.worker.state import WorkerState
 from raftflow.agent.worker.user_modules import UserModules
 from raftflow.domain.contract.reportable import describe_fault, result_fault
 from raftflow.domain.values.code_bundle import SCRIPT_FILE
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
-from raftflow.sdk import context
+from raftflow.sdk import context, progress
 from raftflow.sdk.script_import import import_script
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
 _REFERENCE_KEY = "$result"
-_RECEIVE_BYTES = 1 << 16
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _SHARED_KIB = 64 << 10
 """From so much on, it is looked at which of the pages that can be shared are those of files: this costs more."""
@@ -56,6 +54,12 @@ _GRACE_S = 0.005
 """For processes that are about to end, as one whose output was read to its end."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+_OF_THE_AGENT = frozenset(
+    f"RAFTFLOW_{name}"
+    for name in ("WORKFLOW", "TASK", "ATTEMPT", "FENCE", "SOCKET", "PROGRESS", "CODE", "AGENT_INSTANCE")
+)
+"""Variables that a task cannot set: the agent does."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(FunctionCall).decode
@@ -201,13 +205,12 @@ def encode_result(value: Any, bytes_max: int) -> bytes:
 class WorkerProcess:
     """Serves calls until the agent closes the socket."""
 
-    def __init__(self, control: socket.socket, path: Sequence[str], modules: UserModules) -> None:
+    def __init__(self, control: WorkerControl, path: Sequence[str], modules: UserModules) -> None:
         self._control = control
         self._path = path
         self._modules = modules
         self._served = False
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._received = bytearray()
         self._pid = os.getpid()
         # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
@@ -218,28 +221,12 @@ class WorkerProcess:
 
     def run(self) -> None:
         """Serve."""
-        while (data := self._receive()) is not None:
+        while (data := self._control.receive()) is not None:
             call = _decode(data)
             stale = self._modules.changed() if self._served else ""
             self._served = True
             reply = _encode(Returned(call.fence, ok=False, stale=_cut(stale)) if stale else self._serve(call))
-            self._control.sendall(struct.pack("<I", len(reply)) + reply)
-
-    def _receive(self) -> bytes | None:
-        received = self._received
-        while True:
-            if len(received) >= 4:
-                (size,) = struct.unpack_from("<I", received)
-                if size > MESSAGE_BYTES_MAX:
-                    raise ValueError(f"a message of {size} bytes from the agent")
-                if len(received) >= 4 + size:
-                    message = bytes(received[4 : 4 + size])
-                    del received[: 4 + size]
-                    return message
-            chunk = self._control.recv(_RECEIVE_BYTES)
-            if not chunk:
-                return None
-            received += chunk
+            self._control.send(reply)
 
     def _serve(self, call: FunctionCall) -> Returned:
         self._meter.begin()
@@ -260,7 +247,7 @@ class WorkerProcess:
                 }
             )
             if call.env:
-                os.environ.update(call.env)
+                os.environ.update({name: value for name, value in call.env.items() if name not in _OF_THE_AGENT})
             # In a context of its own: what it sets there, as the precision of decimal numbers, is its own.
             result = contextvars.copy_context().run(self._call, call, inputs)
             ok = True
@@ -309,7 +296,7 @@ class WorkerProcess:
         except BaseException as fault:  # noqa: BLE001 - a handler of a signal that came just now, or what was not foreseen
             left = [f"what could not be put back ({_class_name(fault)})"]
         try:
-            context.forget_progress()
+            progress.forget_progress()
         except OSError:
             left.append("something in place of its progress")
         if _has_children():
@@ -481,8 +468,7 @@ def main() -> None:
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if os.getppid() != launcher or launcher == 1:
         return
-    control = socket.socket(fileno=CONTROL_FD)
-    os.set_inheritable(CONTROL_FD, False)  # noqa: FBT003 - positional only
+    control = open_control()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     modules = UserModules()
@@ -492,7 +478,7 @@ def main() -> None:
     worker = WorkerProcess(control, path, modules)
     context.prepare = _prepare
     gc.freeze()
-    control.sendall(READY)
+    control.send_ready(READY)
     worker.run()
 
 

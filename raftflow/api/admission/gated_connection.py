@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from raftflow.api.admission.load_shedder import LoadShedder
     from raftflow.api.figures.request_counts import RequestCounts
+    from raftflow.api.http.identity import ClientIdentity
 
 SILENT_S: Final = 15.0
 """A connection is closed if nothing has arrived on it by then."""
@@ -48,6 +49,9 @@ class HttpProtocol(Protocol):
 
     on_resume: Callable[[], None] | None
     """Is called when the protocol can take more again."""
+
+    identity: ClientIdentity | None
+    """Who sent the last request that was let in."""
 
     def ingest(self, data: bytes) -> bytes:
         """Take as much of the data as fits into one step. Return the rest."""
@@ -155,6 +159,13 @@ class AdmissionControl:
     def drop_unread(self, connection: GatedConnection) -> None:
         """Stop counting what a client does not read."""
         self.unread_bytes -= self.unread.pop(connection, 0)
+
+    def end_invalid(self, is_valid: Callable[[ClientIdentity], bool]) -> int:
+        """Close the connections of those who would not be let in any more. Return how many."""
+        ended = [each for each in self.connections if not each.is_allowed(is_valid)]
+        for connection in ended:
+            connection.end()
+        return len(ended)
 
     def close(self) -> None:
         """Close the connections on which nothing has arrived. The others are closed by their own protocols."""
@@ -282,6 +293,15 @@ class GatedConnection(asyncio.Protocol):
     def shed(self) -> None:
         """Close at once: there are too many connections, or too much waits."""
         self._admission.shed += 1
+        self.end()
+
+    def is_allowed(self, is_valid: Callable[[ClientIdentity], bool]) -> bool:
+        """Tell whether the sender of the last request would still be let in."""
+        identity = None if self._protocol is None else self._protocol.identity
+        return identity is None or is_valid(identity)
+
+    def end(self) -> None:
+        """Close at once: the client is not let in any more."""
         self._forget()
         if self._transport is not None:
             self._transport.abort()

@@ -43,7 +43,7 @@ class ApiListener:
 
     def __init__(self, admission: AdmissionControl, tls: ssl.SSLContext | None) -> None:
         self._admission = admission
-        self._tls = tls
+        self.tls = tls
         self._acceptor = SocketAcceptor(_ACCEPTS_PER_TURN, self._adopt, self._note_failure)
         self._warned_s = float("-inf")
         self.accept_failed = 0
@@ -87,7 +87,7 @@ class ApiListener:
         left_s: float | None = None
         try:
             sock.settimeout(0)
-            if self._tls is not None:
+            if self.tls is not None:
                 until_s = loop.time() + HANDSHAKE_S
                 async with asyncio.timeout_at(until_s):
                     await _wait_readable(sock)
@@ -95,7 +95,7 @@ class ApiListener:
                     await self._admission.shedder.enter(QueueClass.HANDSHAKE)
                 left_s = max(0.1, until_s - loop.time())
             await loop.connect_accepted_socket(
-                self._admission.admit, sock, ssl=self._tls, ssl_handshake_timeout=left_s
+                self._admission.admit, sock, ssl=self.tls, ssl_handshake_timeout=left_s
             )
         except (OSError, ProblemError):  # `TimeoutError` and errors of TLS are `OSError`s
             self._admission.shed += 1

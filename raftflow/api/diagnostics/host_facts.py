@@ -26,6 +26,7 @@ from raftflow.domain.contract.cluster import (
     HostView,
     SavedSnapshotFacts,
 )
+from raftflow.machine.read.identities.tokens import ending_tokens
 from raftflow.recovery.service import saved_snapshots
 from raftflow.replication.repair.repair import RECORD_FILE, SET_ASIDE_MARK
 
@@ -51,6 +52,9 @@ class _FileFacts(NamedTuple):
     snapshots: SavedSnapshotFacts | None
     repairing: bool
     damaged_files: list[str]
+
+
+ENDING_TOKENS_MAX = 20
 
 
 class HostFacts:
@@ -105,6 +109,7 @@ class HostFacts:
             syncs=watch.sync_times(),
             terms=watch.terms(),
             drained_agents=watch.drained_agents(),
+            ending_tokens=ending_tokens(self._replica.machine, ENDING_TOKENS_MAX),
             pressure=pressure_stall(),
             # Last: the client compares them with the moment of the answer.
             running_ms=int(self._clock.running_s() * 1000),

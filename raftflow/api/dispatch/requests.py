@@ -27,6 +27,7 @@ from raftflow.domain.replies import AnyReply
 
 if TYPE_CHECKING:
     from raftflow.api.admission.load_shedder import LoadShedder
+    from raftflow.api.http.identity import ClientIdentity
     from raftflow.coordinator.config.replica_config import Limits
 
 _KEY = re.compile(rf"(?=.{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}\Z){IDEMPOTENCY_KEY_PATTERN}")
@@ -50,7 +51,7 @@ class Cost(enum.Enum):
 class Request:
     """One request, as a handler gets it."""
 
-    __slots__ = ("body", "client", "replica", "request", "request_id", "route", "shedder")
+    __slots__ = ("body", "client", "identity", "replica", "request", "request_id", "route", "shedder")
 
     def __init__(  # noqa: PLR0917 - all of them are needed
         self,
@@ -60,6 +61,7 @@ class Request:
         body: bytes,
         shedder: LoadShedder,
         client: str,
+        identity: ClientIdentity,
         request_id: str,
     ) -> None:
         self.shedder = shedder
@@ -69,7 +71,14 @@ class Request:
         self.body = body
         self.client = client
         """The address that the request came from, whichever replica it was sent to. Clients take turns by it."""
+        self.identity = identity
+        """Who sends it."""
         self.request_id = request_id
+
+    @property
+    def actor(self) -> str:
+        """How commands and the audit name who sends it."""
+        return self.identity.actor
 
     @property
     def operation(self) -> Operation[Any]:

@@ -6,11 +6,19 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from raftflow.coordinator.bundles.replication import BundlePeerError
 from raftflow.domain.contract.operations.bundles import KEEP_BUNDLE, READ_BUNDLE
-from raftflow.domain.contract.views import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
+from raftflow.domain.contract.problem_kinds import BEHIND
+from raftflow.domain.contract.views import (
+    HEADER_FORWARDED,
+    HEADER_FORWARDED_PROOF,
+    HEADER_REQUEST_ID,
+    PROBLEM_TYPE_PREFIX,
+    Problem,
+)
 from raftflow.domain.limits import BUNDLE_PIECE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -19,7 +27,18 @@ if TYPE_CHECKING:
     from raftflow.api.forwarding.proof import ForwardingProof
 
 _ANSWER_BYTES_MAX: Final = 2 * BUNDLE_PIECE_BYTES_MAX
-_TEXT_BYTES: Final = 300
+_TEXT_BYTES: Final = 2_000
+
+
+class _PeerRefusedError(BundlePeerError):
+    """Another replica has answered that it does not do it."""
+
+    def __init__(self, status: int, content: bytes) -> None:
+        super().__init__(f"status {status} {content.decode(errors='replace')[:300]}")
+        try:
+            self.kind = msgspec.json.decode(content, type=Problem).type
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.kind = ""
 
 
 class ApiBundlePeers:
@@ -55,6 +74,16 @@ class ApiBundlePeers:
                 raise BundlePeerError(f"it has {len(content)} bytes, not {size}")
         return bytes(content)
 
+    async def has(self, url: str, digest: str, size: int) -> bool:
+        """Ask a replica for the end of a bundle, where there is nothing to read."""
+        try:
+            await self._ask(READ_BUNDLE.method, url, f"{READ_BUNDLE.target(digest)}?offset={size}")
+        except _PeerRefusedError as error:
+            if error.kind == PROBLEM_TYPE_PREFIX + BEHIND.word:
+                return False
+            raise
+        return True
+
     async def _ask(self, method: str, url: str, target: str, body: bytes | None = None) -> bytes:
         request_id = secrets.token_hex(8)
         headers = {
@@ -75,7 +104,7 @@ class ApiBundlePeers:
         except (TimeoutError, aiohttp.ClientError) as error:
             raise BundlePeerError(f"{type(error).__name__} {error}".rstrip()) from error
         if answer.status != 200:
-            raise BundlePeerError(f"status {answer.status} {content.decode(errors='replace')}")
+            raise _PeerRefusedError(answer.status, content)
         return content
 
 

@@ -1,4 +1,6 @@
-"""Who may ask: the cluster's token, the names under which a replica answers, and pages of other sites.
+"""Who may ask: tokens and roles, the names under which a replica answers, and pages of other sites.
+
+Each operation says what it needs (`Operation.access`), each role what it grants (`contract/identities/grants.py`).
 
 The framework and the fast path use the same checks. The fast path asks for a yes or no; a request that does not get a
 plain yes goes to the framework, which says what is wrong.
@@ -6,19 +8,22 @@ plain yes goes to the framework, which says what is wrong.
 
 from __future__ import annotations
 
-import hmac
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from yarl import URL
 
 from raftflow.api.http import bodies, problems
 from raftflow.api.http.hosts import Hosts, check_origin
+from raftflow.api.http.identity import TOKEN_PREFIX
 from raftflow.api.http.problems import ProblemError
-from raftflow.domain.contract.operation import Access
+from raftflow.domain.contract.identities.grants import roles_for
+from raftflow.domain.contract.operation import Access, Operation
 from raftflow.domain.contract.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from raftflow.api.http.identity import ClientIdentity, Identities
 
 OPEN_PATHS: Final = frozenset(operation.path for operation in OPERATIONS if operation.access is Access.OPEN)
 
@@ -27,26 +32,35 @@ class AccessControl:
     """Checks the requests to one replica.
 
     Args:
-        token: the cluster's; None if it has none.
+        identities: tells who a token belongs to.
         hosts: the values of `Host` that the replica accepts.
     """
 
-    def __init__(self, token: str | None, hosts: Hosts) -> None:
-        self._token = None if token is None else token.encode()
+    def __init__(self, identities: Identities, hosts: Hosts) -> None:
+        self.identities = identities
         self._hosts = hosts
 
-    def allows(self, headers: dict[bytes, bytes]) -> bool:
-        """Tell whether a request without `Origin`, to an operation that needs the token, is plainly allowed.
+    def identify(self, headers: dict[bytes, bytes], access: Access, agent: str = "") -> ClientIdentity | None:
+        """Return who sends a request without `Origin`, if it is plainly allowed; else None.
 
-        `headers` are its headers, with names in lower case.
+        Args:
+            headers: of the request, with names in lower case.
+            access: what the operation needs.
+            agent: the agent that it is sent for, if any.
         """
         host = headers.get(b"host")
         if host is None or not self._hosts.is_known(host):
-            return False
-        return self._token is None or self._has_token(headers.get(b"authorization", b""))
+            return None
+        identity = self.identities.identify(headers.get(b"authorization", b""))
+        if identity is None or not identity.is_authorized(access) or not identity.can_be(agent):
+            return None
+        return identity
 
-    def check(self, request: web.Request) -> None:
-        """Refuse a request that is not allowed. Raises `ProblemError`."""
+    def check(self, request: web.Request, operation: Operation[Any] | None) -> ClientIdentity | None:
+        """Refuse a request that is not allowed. Return who sends it, None if nobody has to be known.
+
+        `operation` is what it asks for, None if there is nothing at its path. Raises `ProblemError`.
+        """
         bodies.require_plain(request)
         if request.method == "CONNECT":
             raise ProblemError(
@@ -54,20 +68,26 @@ class AccessControl:
             )
         is_open = request.path in OPEN_PATHS
         self._check_host(request, is_open=is_open)
-        authorization = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not is_open and not self._has_token(authorization):
+        identity = self.sender_of(request)
+        if not is_open and identity is None:
             raise ProblemError(
                 problems.UNAUTHORIZED,
-                "send Authorization: Bearer and the cluster's token (RAFTFLOW_TOKEN)",
+                "send Authorization: Bearer and a valid token (RAFTFLOW_TOKEN)",
                 headers={"WWW-Authenticate": 'Bearer realm="raftflow"'},
             )
         check_origin(request.headers.getall("Origin", []), request.headers.get("Host"))
+        if operation is not None and identity is not None:
+            _require_right(request, operation, identity)
+        return identity
 
-    def _has_token(self, authorization: bytes) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, given = authorization.partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
+    def sender_of(self, request: web.Request) -> ClientIdentity | None:
+        """Return who sends a request, None if its token is not valid. Others learn nothing of the cluster."""
+        return self.identities.identify(request.headers.get("Authorization", "").encode("utf-8", "surrogateescape"))
+
+    def may_be_new(self, request: web.Request) -> bool:
+        """Tell whether the token of a request looks like one that this replica may not know yet."""
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape").partition(b" ")[2]
+        return given.strip().startswith(TOKEN_PREFIX) and self.sender_of(request) is None
 
     def _check_host(self, request: web.Request, *, is_open: bool) -> None:
         """Refuse a name that is not this replica's. Open operations, such as health, answer under any name."""
@@ -84,3 +104,15 @@ def _authority_of(target: str) -> str | None:
     """Return the host and port that the target of a request names in lower case, None if it names none."""
     url = URL(target, encoded=True)  # aiohttp has read the target in the same way before
     return url.raw_authority.lower() if url.absolute else None
+
+
+def _require_right(request: web.Request, operation: Operation[Any], identity: ClientIdentity) -> None:
+    """Refuse what the role of the sender does not grant, and what it may not do in the name of an agent."""
+    if not identity.is_authorized(operation.access):
+        roles = " or ".join(roles_for(operation.access)) or "that of a replica"
+        raise ProblemError(
+            problems.FORBIDDEN,
+            f"token {identity.name!r} has the role {identity.role}; this needs {roles}",
+        )
+    if operation.access is Access.AGENT and "id" in request.match_info:
+        identity.require_agent(request.match_info["id"])

@@ -36,8 +36,15 @@ class AnswerHeaders:
         """Of what `_lines` were made: the date, and the shared headers."""
         self._lines = ""
 
-    def add(self, headers: MutableMapping[str, str], request_id: str) -> None:
-        """Add them to an answer of the framework, which adds the date itself."""
+    def add(self, headers: MutableMapping[str, str], request_id: str, *, trusted: bool) -> None:
+        """Add them to an answer of the framework, which adds the date itself.
+
+        An answer to somebody without the token tells nothing of the cluster and of the software.
+        """
+        headers["Server"] = "raftflow"  # aiohttp would tell versions
+        if not trusted:
+            headers[HEADER_REQUEST_ID] = request_id
+            return
         stamp = self._replica.log.stamp()
         own = {HEADER_REQUEST_ID: request_id, HEADER_INDEX: str(stamp.applied_index), **self._shared_headers(stamp)}
         for name, value in own.items():

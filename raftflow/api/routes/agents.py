@@ -48,6 +48,7 @@ async def register_agent(call: Request) -> Response:
     """Register an agent or a new instance of one."""
     clock_skew_ms = _clock_skew_ms(call)  # first, because the log takes a while
     request = decode(call.body, RegisterRequest)
+    call.identity.require_agent(request.name, request.labels)
     _check_results("offers", request.offers)
     registration = call.replica.registration
     command = registration.command(
@@ -182,7 +183,7 @@ async def drain_agent(call: Request) -> Response:
     request = decode(call.body, DrainRequest) if call.body else DrainRequest()
     command = DrainAgent(
         at_ms=call.replica.clock.now_ms(),
-        actor="client:api",
+        actor=call.actor,
         request_id=call.idempotency_key,
         name=call.path("id"),
         deadline_ms=round((request.deadline_s or 0) * 1000),
@@ -194,7 +195,7 @@ async def drain_agent(call: Request) -> Response:
 async def resume_agent(call: Request) -> Response:
     """Let an agent work again."""
     command = ResumeAgent(
-        at_ms=call.replica.clock.now_ms(), actor="client:api", request_id=call.idempotency_key, name=call.path("id")
+        at_ms=call.replica.clock.now_ms(), actor=call.actor, request_id=call.idempotency_key, name=call.path("id")
     )
     require_accepted(await call.replica.propose(command, call.client))
     return await show_agent(call)
@@ -204,7 +205,7 @@ async def forget_agent(call: Request) -> Response:
     """Remove an agent that is gone from the list."""
     name = call.path("id")
     command = ForgetAgent(
-        at_ms=call.replica.clock.now_ms(), actor="client:api", request_id=call.idempotency_key, name=name
+        at_ms=call.replica.clock.now_ms(), actor=call.actor, request_id=call.idempotency_key, name=name
     )
     require_accepted(await call.replica.propose(command, call.client))
     return Response(ForgottenAgent(name=name))

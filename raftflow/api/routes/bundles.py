@@ -24,7 +24,7 @@ async def send_bundle(call: Request) -> Response:
     digest, replica = _digest(call), call.replica
     try:
         reply = await replica.bundles.receive(
-            digest, call.body, lambda command: replica.propose(command, call.client)
+            digest, call.body, call.actor, lambda command: replica.propose(command, call.client)
         )
     except OSError as error:
         raise ProblemError(

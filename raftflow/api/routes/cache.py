@@ -10,8 +10,6 @@ from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import CacheCleared
 from raftflow.machine.read import queries
 
-_CLIENT = "client:api"
-
 
 async def list_cache(call: Request) -> Response:
     """List cached results in order of their keys."""
@@ -28,7 +26,7 @@ async def clear_cache(call: Request) -> Response:
         await call.replica.propose(
             ClearCache(
                 at_ms=call.replica.clock.now_ms(),
-                actor=_CLIENT,
+                actor=call.actor,
                 request_id=call.idempotency_key,
                 key=key,
                 prefix=prefix or "",

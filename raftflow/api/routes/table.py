@@ -18,6 +18,10 @@ from raftflow.api.routes import (
     snapshots,
     workflows,
 )
+from raftflow.api.routes.effects import effects
+from raftflow.api.routes.identities import tokens
+from raftflow.api.routes.spending import budgets, rates
+from raftflow.api.routes.waits import waits
 
 if TYPE_CHECKING:
     from raftflow.api.admission.gated_connection import AdmissionControl
@@ -37,6 +41,11 @@ def routes_of(admission: AdmissionControl, host_facts: HostFacts) -> tuple[Route
         *members.ROUTES,
         *cache.ROUTES,
         *bundles.ROUTES,
+        *budgets.ROUTES,
+        *rates.ROUTES,
+        *effects.ROUTES,
+        *waits.ROUTES,
+        *tokens.ROUTES,
         *descriptions.ROUTES,
         metrics.route_of(admission),
         host.route_of(host_facts),

@@ -35,8 +35,6 @@ from raftflow.machine.read import queries
 OFF_LOOP_BYTES = 32 * 1024
 """Larger documents are read by another process and enter the log in pieces (`routes/large_submissions.py`)."""
 
-_CLIENT = "client:api"
-
 
 def _read_document(body: bytes) -> WorkflowSpec:
     try:
@@ -54,22 +52,24 @@ async def submit_workflow(call: Request) -> Response:
     """Add a workflow as a whole, or not at all."""
     request_id = call.idempotency_key
     if len(call.body) <= OFF_LOOP_BYTES:
-        return await submit_document(call.replica, call.body, request_id, call.client)
+        return await submit_document(call.replica, call.body, request_id, call.client, call.actor)
     workflow_id = call.replica.ids.workflow_id()
     return _created(
-        await large_submissions.submit(call, request_id=request_id, workflow_id=workflow_id, actor=_CLIENT)
+        await large_submissions.submit(call, request_id=request_id, workflow_id=workflow_id, actor=call.actor)
     )
 
 
-async def submit_document(replica: Replica, body: bytes, request_id: str, client: str) -> Response:
+async def submit_document(replica: Replica, body: bytes, request_id: str, client: str, actor: str) -> Response:
     """Read a small workflow document and submit it under a request id, which may be empty.
+
+    `client` is the address that it comes from, `actor` who sends it.
 
     Raises `ProblemError`.
     """
     command = encode_command(
         SubmitWorkflow(
             at_ms=replica.clock.now_ms(),
-            actor=_CLIENT,
+            actor=actor,
             request_id=request_id,
             workflow_id=replica.ids.workflow_id(),
             spec=_read_document(body),
@@ -128,7 +128,7 @@ def _control(action: Literal["cancel", "pause", "resume", "retry"]) -> Handler:
         workflow_id = call.path("id")
         command = ControlWorkflow(
             at_ms=call.replica.clock.now_ms(),
-            actor=_CLIENT,
+            actor=call.actor,
             request_id=call.idempotency_key,
             workflow_id=workflow_id,
             action=action,
@@ -143,7 +143,7 @@ async def prioritize_workflow(call: Request) -> Response:
     """Change the priority of a workflow."""
     command = SetPriority(
         at_ms=call.replica.clock.now_ms(),
-        actor=_CLIENT,
+        actor=call.actor,
         request_id=call.idempotency_key,
         workflow_id=call.path("id"),
         priority=decode(call.body, PriorityRequest).priority,

@@ -15,6 +15,10 @@ Each case is measured by itself, from the command until nothing of it is left to
 | agent_lost | an agent is lost with a tenth of them running |
 | steps, steps_found | a task records a tenth as many durable steps, and a later attempt finds all of them |
 | steps_large | a request records as many results of 60 KiB as agents send at once |
+| children, children_found | a running task spawns as many children, and asks for the same again |
+| children_counted, children_parked | it looks at all of them, and parks until all have ended |
+| children_cancelled | its workflow is cancelled |
+| chain, chain_cancelled | a tenth as many tasks, each the child of the one before, all running, and cancelled |
 | retention | finished workflows that have as many tasks are forgotten |
 """
 
@@ -27,6 +31,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,8 +48,16 @@ from raftflow.domain.commands import (
     SetPriority,
     SubmitWorkflow,
 )
-from raftflow.domain.contract.views import CallsRequest, FindStep, PollRequest, RecordStep, ReportedEnd
-from raftflow.domain.limits import CALLS_MAX
+from raftflow.domain.contract.views import (
+    CallsRequest,
+    FindChildren,
+    FindStep,
+    PollRequest,
+    RecordStep,
+    ReportedEnd,
+    SpawnChildren,
+)
+from raftflow.domain.limits import CALLS_MAX, SPAWN_DEPTH_MAX
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.tasks.program import PythonCall
 from raftflow.domain.tasks.states import TaskState
@@ -52,6 +65,7 @@ from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.helpers import spawn_context
 from raftflow.replication.memory import MemoryLog
 from raftflow.replication.real_files import RealFileSystem
+from raftflow.sdk.children import SPAWN_TASKS
 
 if TYPE_CHECKING:
     from raftflow.coordinator.audit.audit_file import AuditFile
@@ -74,6 +88,13 @@ CASES: Final = (
     "steps",
     "steps_found",
     "steps_large",
+    "children",
+    "children_found",
+    "children_counted",
+    "children_parked",
+    "children_cancelled",
+    "chain",
+    "chain_cancelled",
     "retention",
 )
 FIGURES: Final = tuple(f"turn_{kind}_{case}" for kind in ("ms", "cpu_ms") for case in CASES)
@@ -83,7 +104,7 @@ _RETIRED_EACH: Final = 100
 _LARGE_NUMBERS: Final = 8_900
 """A list of as many numbers as text has about 60 KiB."""
 _LOOK_S: Final = 0.001
-_LIMIT_S: Final = 120.0
+_LIMIT_S: Final = 300.0
 _PROGRAM: Final = PythonCall("operator:add", b"[1, 1]")
 _WORKFLOW: Final = "wf-1"
 
@@ -145,7 +166,7 @@ class _Leader:
             data_dir=directory,
             bind=Address("127.0.0.1", 0),
             peer_bind=member.peer,
-            timing=Timing(lease_ms=60_000),
+            timing=Timing(lease_ms=600_000),
             limits=Limits(kept_workflows=1, kept_tasks=1),
         )
 
@@ -174,6 +195,7 @@ class _Leader:
         self._selector.reset()
         await command()
         await self._settle()
+        await asyncio.sleep(0)  # ends the last turn
         self._turns[f"turn_ms_{name}"] = self._selector.longest_s * 1e3
         self._turns[f"turn_cpu_ms_{name}"] = self._selector.longest_cpu_s * 1e3
 
@@ -209,6 +231,12 @@ class _Leader:
         )
         reply = await self.propose(command)
         return int(reply.incarnation)
+
+    async def ask(self, incarnation: int, calls: list[Any]) -> list[Any]:
+        """Answer calls of attempts on the agent a1, in a turn of their own, as requests come."""
+        await asyncio.sleep(0)
+        request = CallsRequest(incarnation=incarnation, calls=calls)
+        return (await self.replica.attempt_calls.answer("a1", request)).answers
 
     async def reach(self, state: TaskState, count: int) -> None:
         """Wait until so many tasks of the workflow are in a state."""
@@ -267,10 +295,7 @@ async def _steps(leader: _Leader) -> None:
     await leader.submit(_bag(1))
     await leader.reach(TaskState.RUNNING, 1)
 
-    async def ask(calls: list[Any]) -> list[Any]:
-        await asyncio.sleep(0)  # as requests come, each in a turn of its own
-        request = CallsRequest(incarnation=incarnation, calls=calls)
-        return (await leader.replica.attempt_calls.answer("a1", request)).answers
+    ask = partial(leader.ask, incarnation)
 
     async def record() -> None:
         for first in range(1, leader.share + 1, CALLS_MAX):
@@ -283,7 +308,7 @@ async def _steps(leader: _Leader) -> None:
             (answer,) = await ask([FindStep(fence=1, name="step", occurrence=place)])
             place += len(answer.steps)
 
-    large = msgspec.Raw(msgspec.json.encode([str(number) for number in range(_LARGE_NUMBERS)]))
+    large = _raw([str(number) for number in range(_LARGE_NUMBERS)])
     calls = [
         RecordStep(fence=1, name="large", occurrence=place + 1, result=large)
         for place in range(REQUEST_BYTES_MAX // len(bytes(large)))
@@ -291,6 +316,50 @@ async def _steps(leader: _Leader) -> None:
     await leader.note("steps", record)
     await leader.note("steps_found", find)
     await leader.note("steps_large", lambda: ask(calls))
+
+
+async def _children(leader: _Leader) -> None:
+    incarnation = await leader.register("a1", 1)
+    await leader.submit(_bag(1))
+    await leader.reach(TaskState.RUNNING, 1)
+    ask = partial(leader.ask, incarnation)
+
+    async def spawn() -> None:
+        for first in range(0, leader.tasks, SPAWN_TASKS):
+            numbers = range(first, min(first + SPAWN_TASKS, leader.tasks))
+            tasks = [{"id": f"c{number}", "python": "operator:add", "args": [number, 1]} for number in numbers]
+            (answer,) = await ask([SpawnChildren(fence=1, tasks=[_raw(task) for task in tasks])])
+            if len(answer.children) != len(tasks):
+                raise RuntimeError(f"children were not spawned: {answer}")
+
+    condition = _raw({"mode": "all"})
+    end = ReportedEnd(fence=1, workflow_id=_WORKFLOW, task_id="t0", outcome="parked", result=condition)
+    poll = PollRequest(incarnation=incarnation, seq=1, ends=[end])
+    await leader.note("children", spawn)
+    await leader.note("children_found", spawn)
+    await leader.note("children_counted", lambda: ask([FindChildren(fence=1)]))
+    await leader.note("children_parked", lambda: leader.replica.poll_service.poll("a1", poll))
+    await leader.note("children_cancelled", lambda: leader.control("cancel"))
+
+
+async def _chain(leader: _Leader) -> None:
+    depth = min(leader.share, SPAWN_DEPTH_MAX)
+    incarnation = await leader.register("a1", depth + 1)
+    await leader.submit(_bag(1))
+    await leader.reach(TaskState.RUNNING, 1)
+    child = _raw({"id": "c", "python": "operator:add", "args": [1, 1]})
+
+    async def spawn() -> None:
+        for fence in range(1, depth + 1):
+            await leader.ask(incarnation, [SpawnChildren(fence=fence, tasks=[child])])
+            await leader.reach(TaskState.RUNNING, fence + 1)
+
+    await leader.note("chain", spawn)
+    await leader.note("chain_cancelled", lambda: leader.control("cancel"))
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
 
 
 async def _retention(leader: _Leader) -> None:
@@ -315,5 +384,7 @@ _RUNS: Final = {
     "queued": _queued,
     "lost": _lost,
     "steps": _steps,
+    "children": _children,
+    "chain": _chain,
     "retention": _retention,
 }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from raftflow.chaos.checker.attempts import AttemptLog
     from raftflow.chaos.checker.findings import Findings
     from raftflow.chaos.checker.history.reader import HistoryLine
-    from raftflow.chaos.checker.history.records import RecordedWorkflow
+    from raftflow.chaos.checker.history.records import RecordedWorkflow, SubmittedTask
     from raftflow.chaos.checker.workflows import WorkflowChecks
 
 _REPLICAS = {
@@ -148,8 +148,9 @@ class FinalChecks:
     def _check_tasks(self, workflow: RecordedWorkflow, tasks: dict[str, str]) -> None:
         at = self._at or 0.0
         submitted = workflow.submitted.tasks if workflow.submitted is not None else {}
-        if tasks and tasks.keys() != submitted.keys():
-            different = sorted(tasks.keys() ^ submitted.keys())
+        expected = {name for name, task in submitted.items() if name in tasks or _must_exist(task, tasks)}
+        if tasks and tasks.keys() != expected:
+            different = sorted(tasks.keys() ^ expected)
             told = f"workflow {workflow.id!r} was submitted with other tasks: {', '.join(different[:5])}"
             self._findings.add("wrong-end", told, at)
             return
@@ -163,3 +164,8 @@ class FinalChecks:
             if state == "succeeded" and missing:
                 told = f"task {workflow.id}/{name} succeeded, but {missing[0]!r}, which it needs, did not"
                 self._findings.add("wrong-end", told, at)
+
+
+def _must_exist(task: SubmittedTask, tasks: dict[str, str]) -> bool:
+    """Tell whether a task must be there at the end: children need be only where their parent has succeeded."""
+    return task.parent is None or tasks.get(task.parent) == "succeeded"

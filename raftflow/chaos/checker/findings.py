@@ -26,6 +26,8 @@ KINDS: Final[dict[str, str]] = {
     "fence": "a fence stands for two attempts, or does not grow",
     "overlap": "two attempts of one task ran at the same time without being allowed to",
     "order": "a task started before a task that it needs had ended",
+    "step": "a durable step ran again after its result was known, or has two results",
+    "child": "a child ran again after its parent knew its result, or had not ended then",
     "recovery": "no write was acknowledged within the bound after a fault",
     "replicas": "audit, digests or ledger of the replicas are wrong at the end",
 }

@@ -22,6 +22,7 @@ from raftflow.chaos.checker.history.reader import (
 from raftflow.chaos.checker.recovery import RecoveryChecks
 from raftflow.chaos.checker.registers import REGISTER_VERBS, RegisterChecks
 from raftflow.chaos.checker.search.searches import Searches
+from raftflow.chaos.checker.steps import KnownResultChecks
 from raftflow.chaos.checker.workflows import WORKFLOW_VERBS, WorkflowChecks
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Judgement:
         self.workflows = WorkflowChecks(self.findings, self.attempts)
         self._registers = RegisterChecks()
         self._final = FinalChecks(self.findings, self.workflows, self.attempts)
+        self.steps = KnownResultChecks(self.findings, bounds, self.attempts, self.workflows.workflows)
         self._attempt_checks = AttemptChecks(self.findings, bounds, self.faults, self.workflows.workflows)
         self.searches = Searches(self.findings, budget, budget_per_object)
         self.lines = 1
@@ -70,6 +72,12 @@ class Judgement:
         elif kind == "effect":
             self._exists(line)
             self.attempts.effect(line, at)
+        elif kind == "step":
+            self._exists(line)
+            self.steps.step(line, at)
+        elif kind == "child":
+            self._exists(line)
+            self.steps.child(line, at)
         elif kind == "fault":
             self.faults.note(line, at)
             self.recovery.faulted()
@@ -78,6 +86,7 @@ class Judgement:
         elif kind == "restored":
             self.workflows.restore(integer(line, "index"), at)
             self.attempts.restore(at)
+            self.steps.restore()
         elif kind == "final":
             self._final.note(line, at)
         elif kind != "end":
@@ -113,6 +122,7 @@ class Judgement:
         if self.cut is None:
             self._final.check()
         self._attempt_checks.check(self.attempts)
+        self.steps.check()
         self._registers.finish(self.searches)
         self.workflows.judge_calls(self.searches)
 
@@ -131,6 +141,8 @@ class Judgement:
             "workflows": len(self.workflows.workflows),
             "attempts": self.attempts.count,
             "effects": self.attempts.effects,
+            "steps": self.steps.known,
+            "children": self.steps.gathered,
             "faults": dict(sorted(self.faults.counts.items())),
             "recovery_s": {
                 kind: {"median": sorted(seconds)[len(seconds) // 2], "max": max(seconds)}

@@ -246,4 +246,5 @@ def _submitted(task: Any) -> tuple[str, SubmittedTask]:
         fail(f"{ends!r} is not an end of a task")
     expect = canonical(task["expect"]) if "expect" in task else None
     needs = tuple(str(need) for need in items(task, "needs"))
-    return text(task, "id"), SubmittedTask(needs, task.get("backup") is True, expect, ends)
+    parent = optional_text(task, "parent")
+    return text(task, "id"), SubmittedTask(needs, task.get("backup") is True, expect, ends, parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,11 @@ from typing import Any, Final
 import msgspec
 
 from raftflow.chaos.history import HistoryWriter
+from raftflow.chaos.workload.code_bundles import WorkloadCode, make_code
 from raftflow.chaos.workload.documents import PlannedWorkflow, plan_pulse, plan_workflow
 from raftflow.chaos.workload.http_client import ReplicaClient, RequestEnd
 from raftflow.chaos.workload.instances import WorkflowInstance, plan_instance
+from raftflow.chaos.workload.tasks import MODULUS
 
 TIMEOUT_S: Final = 2.0
 _PULSE_TIMEOUT_S: Final = 1.0
@@ -28,6 +31,11 @@ _RESEND_SHARE: Final = 0.15
 """So many acknowledged submissions are sent again, as a client does that lost the answer."""
 _TRIES_MAX: Final = 8
 _ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
+_CODE_SHARE: Final = 0.2
+"""So many workflows of the submitting clients run with a code bundle."""
+_CODES_MAX: Final = 4
+_CODE_PAUSE_S: Final = 4.0
+_BUNDLE_TYPE: Final = "application/octet-stream"
 _KNOWN_MAX: Final = 400
 """Workflows that readers choose from: the newest."""
 
@@ -61,6 +69,8 @@ class KnownWorkflows:
     settings: WorkloadSettings
     ids: list[str] = field(default_factory=list)
     tasks: int = 0
+    codes: list[WorkloadCode] = field(default_factory=list)
+    """The newest code bundles that were acknowledged."""
     instances: Counter[str] = field(default_factory=Counter)
     """Submissions of recorded workflows that were acknowledged, by instance."""
 
@@ -95,6 +105,21 @@ class WorkloadClient:
         """Return the name of one of its workflows."""
         return f"{self._known.settings.run}-{self.name}-{number}"
 
+    def draw_code(self) -> WorkloadCode | None:
+        """Return a code bundle that the cluster has acknowledged, for some of the workflows."""
+        codes = self._known.codes
+        return self.chance.choice(codes) if codes and self.chance.random() < _CODE_SHARE else None
+
+    async def send_code(self) -> None:
+        """Send a code bundle, once: workflows use it only if it was acknowledged."""
+        code = make_code(self.chance.randrange(MODULUS))
+        url = self.chance.choice(list(self._urls()))
+        path = f"/v1/bundles/{code.digest}"
+        end = await self._http.request("POST", url, path, body=code.content, media_type=_BUNDLE_TYPE)
+        if end.outcome == "ok":
+            self._known.codes.append(code)
+            del self._known.codes[:-_CODES_MAX]
+
     async def submit(self, planned: PlannedWorkflow, stop: asyncio.Event) -> str | None:
         """Submit until it is acknowledged or certainly refused, always under one key; returns the workflow's id."""
         self._requests += 1
@@ -107,6 +132,8 @@ class WorkloadClient:
         }
         if planned.may_fail:
             value["may_fail"] = True
+        if "code" in planned.document:
+            value["code"] = planned.document["code"]
         for _ in range(_TRIES_MAX):
             end = await self._operation("submit", value, "POST", "/v1/workflows", body=body, key=request)
             value = {**value, "resent": True}
@@ -196,7 +223,8 @@ async def submitter(client: WorkloadClient, stop: asyncio.Event) -> None:
     while not stop.is_set():
         if len(followed) < _OPEN_MAX:
             number += 1
-            planned = plan_workflow(client.workflow_name(number), client.chance, client.collector)
+            code = client.draw_code()
+            planned = plan_workflow(client.workflow_name(number), client.chance, client.collector, code)
             workflow = await client.submit(planned, stop)
             if workflow is not None:
                 followed.append(SubmittedWorkflow(workflow, planned.may_fail))
@@ -285,6 +313,14 @@ async def pulse(client: WorkloadClient, stop: asyncio.Event) -> None:
         await asyncio.sleep(_PULSE_PAUSE_S)
 
 
+async def code_sender(client: WorkloadClient, stop: asyncio.Event) -> None:
+    """Send one code bundle after the other."""
+    while not stop.is_set():
+        await client.send_code()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _CODE_PAUSE_S * client.chance.random())
+
+
 class Workload:
     """All clients of a run on one event loop."""
 
@@ -325,6 +361,7 @@ class Workload:
             for number in (1, 2):
                 group.create_task(pulse(self._client(f"pulse-{number}", quick), self._stop))
             group.create_task(pulse(self._client("patient-1", patient), self._stop))
+            group.create_task(code_sender(self._client("code-1", patient), self._stop))
 
     def _client(self, name: str, http: ReplicaClient) -> WorkloadClient:
         chance = random.Random(f"{self._settings.seed}/{name}")  # noqa: S311 - a seed gives the same load again

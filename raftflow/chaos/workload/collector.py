@@ -24,12 +24,15 @@ class TaskWord(msgspec.Struct, kw_only=True):
     """One line of a task."""
 
     event: str
-    """`start`, `effect` or `end`."""
+    """`start`, `effect` or `end`; `ran` or `known` of a durable step; `child`: the result of one came."""
     workflow: str
     task: str
     attempt: int
     fence: int
     agent: str
+    step: str = ""
+    child: str = ""
+    value: Any = None
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +87,10 @@ class Collector:
                     accepted = self._accept(word)
                     self._history.write("effect", **about, accepted=accepted)
                     answer = b"+\n" if accepted else b"-\n"
+                elif word.event in {"ran", "known"}:
+                    self._history.write("step", event=word.event, **about, step=word.step, value=word.value)
+                elif word.event == "child":
+                    self._history.write("child", **about, child=word.child, value=word.value)
                 elif attempt is not None:
                     self._end(attempt, "told")
                 writer.write(answer)

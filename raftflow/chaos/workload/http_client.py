@@ -49,13 +49,20 @@ class ReplicaClient:
             await self._session.close()
 
     async def request(
-        self, method: str, url: str, path: str, *, body: bytes | None = None, key: str | None = None
+        self,
+        method: str,
+        url: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        key: str | None = None,
+        media_type: str = "application/json",
     ) -> RequestEnd:
         """Send one request to one replica and tell how it ended."""
         assert self._session is not None  # noqa: S101 - it is entered
         headers = {"Idempotency-Key": key} if key is not None else {}
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = media_type
         try:
             async with self._session.request(
                 method, url + path, data=body, headers=headers, allow_redirects=False

@@ -17,6 +17,7 @@ from raftflow.cli.terminal.options import (
     given_flags,
     local_settings,
     log_option,
+    name_values,
 )
 
 if TYPE_CHECKING:
@@ -31,26 +32,15 @@ def agent() -> None:
 add_verbs(agent)
 
 
-def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
-    """Turn NAME=VALUE options into a table."""
-    pairs: dict[str, str] = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param=param)
-        if name in pairs:
-            raise click.BadParameter(f"{name} is given twice", param=param)
-        pairs[name] = value
-    return pairs or None
-
-
 @agent.command()
 @config_option("The agent's TOML file.")
 @click.option("--name", help="Unique in the cluster; the host's name by default.")
 @click.option("--cpus", type=float, help="CPUs to offer; all of the machine by default.")
 @click.option("--memory", help="Memory to offer, such as 8GiB; 80 % of the machine by default.")
-@click.option("--resource", "resources", multiple=True, metavar="NAME=N", callback=_pairs, help="A custom resource.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="For constraints.")
+@click.option(
+    "--resource", "resources", multiple=True, metavar="NAME=N", callback=name_values, help="A custom resource."
+)
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", callback=name_values, help="For constraints.")
 @click.option("--prefetch", type=int, help="Attempts that may wait here for a free place.")
 @click.option("--work-dir", type=click.Path(path_type=Path), help="For the attempts' output; this agent's alone.")
 @click.option(
@@ -74,6 +64,35 @@ def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     help="Where modules of python tasks are looked for; may be repeated. Default: the folder in which the agent is "
     "started.  [env: RAFTFLOW_PYTHON_PATH, folders joined by colons]",
 )
+@click.option("--own-folder", is_flag=True, default=None, help="Tasks without cwd begin in a folder of their own.")
+@click.option("--run-as", metavar="USER", help="As whom an agent of root works and runs its tasks.")
+@click.option(
+    "--allow-command",
+    "allow_commands",
+    multiple=True,
+    metavar="PATTERN",
+    help="Programs that tasks may start, by name or absolute path; may be repeated. Default: every program.",
+)
+@click.option(
+    "--allow-callable",
+    "allow_callables",
+    multiple=True,
+    metavar="PATTERN",
+    help="Functions that tasks may call, such as jobs:*; may be repeated. Default: every function.",
+)
+@click.option(
+    "--allow-image",
+    "allow_images",
+    multiple=True,
+    metavar="PATTERN",
+    help="Images of containers that tasks may run; may be repeated. Default: every image.",
+)
+@click.option(
+    "--pass-env",
+    multiple=True,
+    metavar="NAME",
+    help="A variable of this environment that tasks inherit; may be repeated. AWS_* means all that begin with AWS_.",
+)
 @log_option
 @connection_options
 def run(  # noqa: PLR0917 - click passes options by name
@@ -82,7 +101,6 @@ def run(  # noqa: PLR0917 - click passes options by name
     memory: str | None,
     resources: dict[str, str] | None,
     work_dir: Path | None,
-    python_path: tuple[str, ...],
     log_level: str,
     **flags: Any,
 ) -> None:
@@ -110,12 +128,11 @@ def run(  # noqa: PLR0917 - click passes options by name
         config_file,
         os.environ,
         {
-            **flags,
+            **{key: (list(value) or None) if isinstance(value, tuple) else value for key, value in flags.items()},
             **{key: connection.get(key) for key in ("token", "token_file", "cacert", "client_cert", "client_key")},
             "peers": peers,
             "resources": offered or None,
             "work_dir": None if work_dir is None else str(work_dir),
-            "python_path": list(python_path) or None,
         },
     )
     click.get_current_context().exit(run_agent(config))

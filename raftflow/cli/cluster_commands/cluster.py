@@ -62,6 +62,7 @@ def up(  # noqa: PLR0917 - click passes options by name
     """
     from raftflow.local.cluster import LocalCluster  # noqa: PLC0415 - heavy
     from raftflow.local.cluster_file import ClusterOptions, LocalClusterError  # noqa: PLC0415 - heavy
+    from raftflow.recovery.bundle_files import MISSING_BUNDLE  # noqa: PLC0415 - heavy
 
     try:
         if (directory / "cluster.json").exists() and restore is None:
@@ -81,6 +82,8 @@ def up(  # noqa: PLR0917 - click passes options by name
             local = LocalCluster.create(directory, options)
     except LocalClusterError as error:
         raise CommandFailure(str(error), USAGE) from error
+    for digest in local.missing_bundles:
+        note(MISSING_BUNDLE.format(digest))
     try:
         local.start()
     except BaseException as error:

@@ -12,7 +12,7 @@ from raftflow.cli.cluster_commands.each_replica import url_of_replica
 from raftflow.cli.terminal.exits import FAILED, CommandFailure
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connect, connection_options, output_option
-from raftflow.cli.terminal.output import echo, plain, print_json
+from raftflow.cli.terminal.output import echo, note, plain, print_json
 
 if TYPE_CHECKING:
     from raftflow.client import Client
@@ -39,6 +39,7 @@ def save(file: Path, stale: bool, replica: str | None, output: str) -> None:
     FILE holds every write that was acknowledged before the command; with --stale it may lack the last ones. It gets
     its name only when it is complete, on the disk and checked.
     """
+    from raftflow.client.errors import ClientError  # noqa: PLC0415 - heavy
     from raftflow.recovery.bundle_files import save_beside  # noqa: PLC0415 - heavy
 
     if replica is not None and not stale:
@@ -46,8 +47,14 @@ def save(file: Path, stale: bool, replica: str | None, output: str) -> None:
     with connect() as client:
         url = None if replica is None else url_of_replica(client, replica)
         label = _fetch(client, file, url, stale=stale)
-        save_beside(file, [bundle.digest for bundle in client.bundles(stale=stale)], client.bundle_content)
-    _show(file, label, output)
+        missing = []
+        for bundle in client.bundles(stale=stale):
+            try:
+                save_beside(file, [bundle.digest], client.bundle_content)
+            except ClientError as error:
+                missing.append(bundle.digest)
+                note(f"the code bundle {bundle.digest} is not saved beside {file}: {error}")
+    _show(file, label, output, missing_bundles=missing)
 
 
 def _fetch(client: Client, file: Path, url: str | None, *, stale: bool) -> SnapshotLabel:
@@ -112,13 +119,15 @@ def verify(file: Path, output: str) -> None:
         raise CommandFailure(f"{file} does not hold a state that can be restored", FAILED)
 
 
-def _show(file: Path, label: SnapshotLabel, output: str) -> None:
+def _show(file: Path, label: SnapshotLabel, output: str, **more: object) -> None:
     from raftflow.domain.values.times import iso_utc  # noqa: PLC0415 - as the others
 
-    found = {"file": str(file), **plain(label), "taken_at": iso_utc(label.taken_at_ms)}
+    found = {"file": str(file), **plain(label), "taken_at": iso_utc(label.taken_at_ms), **more}
     if output != "table":
         print_json(found, indent=output == "json")
         return
     del found["taken_at_ms"]
     for name, value in found.items():
+        if name in more:
+            continue  # it was told already
         echo(f"{name + ':':<15} {', '.join(value) if isinstance(value, list) else value}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raftflow.cli.cluster_commands.operation_verbs import add_verbs
+from raftflow.cli.cluster_commands.spending.budget import budget
 from raftflow.cli.local_commands.plan import plan
 from raftflow.cli.terminal.documents import file_options, load_file
 from raftflow.cli.terminal.exits import DONE, FAILED, INTERRUPTED, OUTPUT_CLOSED, CommandFailure, faults_as_text
@@ -36,6 +37,7 @@ def workflow() -> None:
 
 workflow.add_command(plan)
 add_verbs(workflow)
+workflow.add_command(budget)
 
 
 @workflow.command()

@@ -103,6 +103,7 @@ def restore(config_file: Path | None, snapshot_file: Path, settings: dict[str, s
     are refused. The data directory must be empty.
     """
     from raftflow.coordinator.config.loading import load_config  # noqa: PLC0415 - heavy
+    from raftflow.recovery.bundle_files import MISSING_BUNDLE  # noqa: PLC0415 - heavy
     from raftflow.recovery.restore import restore_replica  # noqa: PLC0415 - heavy
     from raftflow.replication.real_files import RealFileSystem  # noqa: PLC0415 - heavy
 
@@ -122,6 +123,6 @@ def restore(config_file: Path | None, snapshot_file: Path, settings: dict[str, s
         f"{restored.workflows} workflows, {restored.unfinished} of them unfinished, at index {restored.index}"
     )
     for digest in restored.missing_bundles:
-        echo(f"the code bundle {digest} is missing: its tasks wait until it is sent again (raftflow bundle send)")
+        echo(MISSING_BUNDLE.format(digest))
     echo(f"digest {restored.digest[:16]}: every replica of the new cluster must show the same")
     echo(f"start it: raftflow coordinator run --config {shlex.quote(str(config_file))}")

@@ -143,6 +143,7 @@ def _live(spec: WorkflowSpec) -> tuple[list[PlanAgent], WorkflowSpec]:
     """Ask the cluster for its agents that are up, and for what it has learnt of the tasks' kinds.
 
     The agents are of equal speed and cost, and empty in the plan. Tasks without an expected time get the learnt one.
+    A kind whose tasks have spawned children counts with all the time until the end, as one long task.
     """
     from msgspec.structs import replace  # noqa: PLC0415
 
@@ -154,7 +155,7 @@ def _live(spec: WorkflowSpec) -> tuple[list[PlanAgent], WorkflowSpec]:
     with connect() as client:
         found = [agent for agent in client.agents() if agent.up]
         try:
-            mean_s = {kind.kind: kind.mean_s for kind in client.kinds()}
+            mean_s = {kind.kind: kind.span_s or kind.mean_s for kind in client.kinds()}
         except NotFound:  # a replica of an older version
             mean_s = {}
     if not found:

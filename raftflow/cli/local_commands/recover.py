@@ -12,7 +12,7 @@ import click
 
 from raftflow.cli.terminal.exits import REFUSED, CommandFailure
 from raftflow.cli.terminal.options import config_option, output_option
-from raftflow.cli.terminal.output import echo, plain, print_json
+from raftflow.cli.terminal.output import echo, note, plain, print_json
 
 if TYPE_CHECKING:
     from raftflow.recovery.survivor import SurvivorReport
@@ -38,6 +38,7 @@ def recover(config_file: Path, target: Path | None, others_gone: bool, output: s
     directory is only read: keep it.
     """
     from raftflow.coordinator.config.loading import load_config  # noqa: PLC0415 - heavy
+    from raftflow.recovery.bundle_files import MISSING_BUNDLE  # noqa: PLC0415 - heavy
     from raftflow.recovery.survivor import (  # noqa: PLC0415 - heavy
         RecoveryRefusedError,
         Survivor,
@@ -66,6 +67,8 @@ def recover(config_file: Path, target: Path | None, others_gone: bool, output: s
     except RecoveryRefusedError as error:
         raise CommandFailure(str(error), REFUSED) from error
     survivor.save(target, time.time_ns() // 1_000_000)
+    for digest in survivor.missing_bundles:
+        note(MISSING_BUNDLE.format(digest))
     if output == "table":
         echo(f"\nsaved {target}. Make a new cluster of it, and keep {report.data_dir}:")
         echo(f"  raftflow coordinator restore --config FILE --from {shlex.quote(str(target))}    for every replica")

@@ -28,6 +28,13 @@ _ADVICE: dict[WaitingKind, str] = {
     "next": "nothing; if this does not change within seconds, `raftflow cluster status` shows whether there is a "
     "leader",
     "queued": "nothing; it starts when those before it have ended",
+    "budget": "`raftflow workflow budget show {workflow}`, then `raftflow workflow budget raise {workflow} "
+    "NAME=AMOUNT`",
+    "effect": "find out whether it has happened, then `raftflow effect resolve ID --done RESULT`, or `--retry`, or "
+    "`--fail`",
+    "rate": "nothing, if the limit is set; `raftflow limit list` shows the limits, `raftflow limit set` changes one",
+    "signal": "send it: `raftflow signal send {workflow} NAME [JSON]`",
+    "approval": "decide it: `raftflow approval list`, then `raftflow approval approve ID` or `deny ID`",
     "children": "look at what it waits for: `raftflow task explain {workflow} {first}`",
 }
 _FAILED = (

@@ -95,6 +95,19 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+def name_values(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    """Turn NAME=VALUE options into a table, as the callback of an option; None without any."""
+    pairs: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param=param)
+        if name in pairs:
+            raise click.BadParameter(f"{name} is given twice", param=param)
+        pairs[name] = value
+    return pairs or None
+
+
 class Moment(click.ParamType[int]):
     """A time, or a duration before now; in milliseconds since 1970."""
 

@@ -84,3 +84,6 @@ class ConnectionRace:
             attempt.cancel()
         if left:
             await asyncio.wait(left)
+        for attempt in self._attempts.values():
+            if attempt.done() and not attempt.cancelled():
+                attempt.exception()  # nobody else asks for it any more

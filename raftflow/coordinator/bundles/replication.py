@@ -2,7 +2,8 @@
 
 A bundle is registered in the log when a majority of the voters has it on the disk. So every majority that can elect a
 leader has a replica with the bundle, and each replica that lacks it finds it there: one that was down, joined, was
-installed from a snapshot, or whose file was damaged.
+installed from a snapshot, or whose file was damaged. The members change only when this holds for the present voters
+(`BundleReplication.spread`): else some changes in a row could remove all replicas that have a bundle.
 
 What the log does not name stays for a while, since it may be about to be registered. Then it is removed.
 """
@@ -10,20 +11,21 @@ What the log does not name stays for a while, since it may be about to be regist
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from raftflow.coordinator.bundles.store import BundleMissingError, BundleStore
 from raftflow.coordinator.commit.submitter import BusyError, NoLeaderError
 from raftflow.domain.commands import RegisterBundle, RetireBundles
-from raftflow.domain.limits import BUNDLE_UNUSED_MIN_MS
+from raftflow.domain.limits import BUNDLE_BYTES_MAX, BUNDLE_UNUSED_MIN_MS
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.values.code_bundle import BundleError, digest_of, read_bundle
 from raftflow.machine.commands.bundles import room_problem
 from raftflow.machine.read.bundles import unused_bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from raftflow.coordinator.clock import WallClock
     from raftflow.coordinator.cluster_view import ClusterView
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from raftflow.domain.contract.views import MemberView
     from raftflow.domain.replies import AnyReply
     from raftflow.machine.machine import Machine
+    from raftflow.machine.rows import BundleRow
     from raftflow.replication.files import FileSystem
 
 _log = logging.getLogger(__name__)
@@ -41,6 +44,10 @@ COPY_S: Final = 15.0
 """How long a majority may take to get a bundle on the disk."""
 LOOK_S: Final = 5.0
 """How often a replica looks for bundles that it lacks, or keeps for nothing, though nothing was applied."""
+ASK_S: Final = 2.0
+"""How long replicas are asked whether they have a bundle."""
+SPREAD_AT_ONCE: Final = 8
+"""Bundles that are looked after at the same time before the members change."""
 _AGAIN_S: Final = 0.3
 UNREGISTERED_S: Final = 600.0
 """For so long a bundle is kept that the log does not name. Much longer than it takes to register one."""
@@ -58,6 +65,9 @@ class BundlePeers(Protocol):
 
     async def fetch(self, url: str, digest: str, size: int) -> bytes:
         """Return the bytes that a replica has for a bundle, unchecked. Raises `BundlePeerError`."""
+
+    async def has(self, url: str, digest: str, size: int) -> bool:
+        """Ask a replica whether it has a bundle on its disk. Raises `BundlePeerError` if it does not say."""
 
 
 class BundleReplication:
@@ -95,6 +105,8 @@ class BundleReplication:
         """Set before the replica starts; without it a replica is alone with its bundles."""
         self._receiving = 0
         self._copying: set[asyncio.Task[None]] = set()
+        self._told_missing: set[str] = set()
+        """Bundles that the log has said to be missing: once each, until they are here."""
         self._unregistered: dict[str, float] = {}
         """When a bundle was first seen that the log does not name."""
         self._revision = -1
@@ -125,12 +137,12 @@ class BundleReplication:
     # --- a bundle comes in
 
     async def receive(
-        self, digest: str, bundle: bytes, propose: Callable[[RegisterBundle], Awaitable[AnyReply]]
+        self, digest: str, bundle: bytes, actor: str, propose: Callable[[RegisterBundle], Awaitable[AnyReply]]
     ) -> AnyReply:
         """Keep a bundle of a client on a majority of the voters, then register it.
 
-        `propose` proposes the command for the client. Returns its reply, or a refusal of the bundle itself. Raises
-        `ProposeError`s and, if this replica's own disk does not take it, `OSError`.
+        `actor` is the client, `propose` proposes the command for it. Returns its reply, or a refusal of the bundle
+        itself. Raises `ProposeError`s and, if this replica's own disk does not take it, `OSError`.
         """
         if self._receiving >= RECEIVED_MAX:
             raise BusyError(f"{RECEIVED_MAX} code bundles are being taken in")
@@ -143,12 +155,15 @@ class BundleReplication:
             if full is not None:
                 return full
             began_s = asyncio.get_running_loop().time()
+            voters = self._voters()
             await self._copy_to_majority(digest, bundle)
+            if self._voters() != voters:
+                raise NoLeaderError("the members changed while the bundle was copied")
             # After a pause of this process the copies may have been removed again.
             if asyncio.get_running_loop().time() - began_s > 2 * COPY_S:
                 raise NoLeaderError("this replica was paused while it copied the bundle")
             return await propose(
-                RegisterBundle(at_ms=self._clock.now_ms(), actor="client:api", digest=digest, size=len(bundle))
+                RegisterBundle(at_ms=self._clock.now_ms(), actor=actor, digest=digest, size=len(bundle))
             )
         finally:
             self._receiving -= 1
@@ -173,8 +188,7 @@ class BundleReplication:
     async def _copy_to_majority(self, digest: str, bundle: bytes) -> None:
         """Return when a majority of the voters has the bundle on the disk. Raises `NoLeaderError`, `OSError`."""
         voters = self._cluster.voting_members()
-        await self.store.put(digest, bundle)
-        self._unregistered[digest] = asyncio.get_running_loop().time()
+        await self._keep_here(digest, bundle)
         missing = len(voters) // 2 + 1 - sum(voter.name == self._name for voter in voters)
         others = [voter for voter in voters if voter.name != self._name]
         failures: list[str] = []
@@ -207,6 +221,61 @@ class BundleReplication:
         if missing > 0:
             raise NoLeaderError(f"no majority of the replicas has the code bundle on its disk: {'; '.join(failures)}")
 
+    def _voters(self) -> list[str]:
+        return [voter.name for voter in self._cluster.voting_members()]
+
+    async def spread(self) -> None:
+        """See that a majority of the voters has every bundle that the log names.
+
+        Raises `NoLeaderError` if that cannot be reached now, and `OSError`.
+        """
+        voters = self._cluster.voting_members()
+        for some in _in_groups(list(self._machine.tables.bundles.values())):
+            await asyncio.gather(*[self._spread(voters, bundle.digest, bundle.size) for bundle in some])
+
+    async def _spread(self, voters: list[MemberView], digest: str, size: int) -> None:
+        majority = len(voters) // 2 + 1
+        kept, lacking = await self._count_copies(voters, digest, size)
+        if kept >= majority:
+            return
+        if not self.store.has(digest) and not await self._fetch(digest, size):
+            if lacking >= majority:
+                return  # it is lost, and waiting would not bring it back
+            raise NoLeaderError(f"too few replicas have the code bundle {digest}, and none gives it now")
+        try:
+            content = await self.store.read(digest, 0, BUNDLE_BYTES_MAX)
+        except BundleMissingError:
+            raise NoLeaderError(f"the code bundle {digest} is fetched again") from None
+        await self._copy_to_majority(digest, content)
+
+    async def _count_copies(self, voters: list[MemberView], digest: str, size: int) -> tuple[int, int]:
+        """Return how many voters have a bundle, and how many lack it. It stops when a majority has it."""
+        asked = [asyncio.ensure_future(self._is_kept(voter, digest, size)) for voter in voters]
+        kept = lacking = 0
+        try:
+            with contextlib.suppress(TimeoutError):
+                for answer in asyncio.as_completed(asked, timeout=ASK_S):
+                    has = await answer
+                    kept += has is True
+                    lacking += has is False
+                    if 2 * kept > len(voters):
+                        break
+        finally:
+            for each in asked:
+                each.cancel()
+        return kept, lacking
+
+    async def _is_kept(self, voter: MemberView, digest: str, size: int) -> bool | None:
+        """Tell whether a voter has a bundle. None if it does not say."""
+        if voter.name == self._name:
+            return self.store.has(digest)
+        try:
+            if self.peers is None or not voter.url:
+                return None
+            return await self.peers.has(voter.url, digest, size)
+        except BundlePeerError:
+            return None
+
     async def _send(self, voter: MemberView, digest: str, bundle: bytes) -> None:
         if self.peers is None or not voter.url:
             raise BundlePeerError("its address is not known")
@@ -217,9 +286,16 @@ class BundleReplication:
         wrong = await self._fs.off_loop(lambda: _fault_of(digest, bundle))
         if wrong is not None:
             return Rejection(RejectionCode.INVALID, wrong)
-        await self.store.put(digest, bundle)
-        self._unregistered[digest] = asyncio.get_running_loop().time()
+        await self._keep_here(digest, bundle)
         return None
+
+    async def _keep_here(self, digest: str, bundle: bytes) -> None:
+        """Keep a bundle that is about to be registered. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        # Before the write too: one that waited here for long could be removed right after it was written again.
+        self._unregistered[digest] = loop.time()
+        await self.store.put(digest, bundle)
+        self._unregistered[digest] = loop.time()
 
     async def read(self, digest: str, offset: int, limit: int) -> bytes:
         """Return a piece of a bundle that is on the disk. Raises `BundleMissingError`, `OSError`."""
@@ -252,6 +328,7 @@ class BundleReplication:
     async def _fetch_missing(self) -> bool:
         """Fetch what the log names and the disk lacks. Returns whether nothing is missing then. Raises `OSError`."""
         complete = True
+        self._told_missing = {digest for digest in self._told_missing if digest in self._machine.tables.bundles}
         for bundle in list(self._machine.tables.bundles.values()):
             if not self.store.has(bundle.digest):
                 complete = await self._fetch(bundle.digest, bundle.size) and complete
@@ -265,8 +342,13 @@ class BundleReplication:
                 _log.debug("code bundle %s: %s: %s", digest, member.name, error)
                 continue
             await self.store.put(digest, content)
+            if digest in self._told_missing:
+                self._told_missing.discard(digest)
+                _log.info("the code bundle %s is here again", digest)
             return True
-        _log.warning("the code bundle %s is missing here, and no other replica gives it", digest)
+        if digest not in self._told_missing:
+            self._told_missing.add(digest)
+            _log.warning("the code bundle %s is missing here, and no other replica gives it; it is asked for", digest)
         return False
 
     def _others(self) -> list[MemberView]:
@@ -292,6 +374,12 @@ class BundleReplication:
             if now_s - since_s > UNREGISTERED_S:
                 await self.store.remove(digest)
                 self._unregistered.pop(digest, None)
+
+
+def _in_groups(bundles: list[BundleRow]) -> Iterator[list[BundleRow]]:
+    """Return what is looked after at the same time."""
+    for first in range(0, len(bundles), SPREAD_AT_ONCE):
+        yield bundles[first : first + SPREAD_AT_ONCE]
 
 
 def _fault_of(digest: str, bundle: bytes) -> str | None:

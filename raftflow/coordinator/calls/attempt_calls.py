@@ -13,28 +13,38 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from raftflow.coordinator.calls.child_calls import ChildCalls
+from raftflow.coordinator.calls.effect_calls import EffectCalls
+from raftflow.coordinator.calls.rate_calls import RateCalls
+from raftflow.coordinator.calls.schema_checks import SchemaChecks
+from raftflow.coordinator.calls.wait_calls import WaitCalls
 from raftflow.domain.commands import RecordSteps, StepToRecord
 from raftflow.domain.contract.reportable import result_fault
 from raftflow.domain.contract.views import (
     CallsResponse,
+    CloseEffect,
     FindChildren,
     FindStep,
+    OpenEffect,
     RecordStep,
     RefusedCall,
     SpawnChildren,
+    StartWait,
     StepRecorded,
     StepsKnown,
     StopChildren,
+    TakeRate,
 )
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import StepsRecorded
 from raftflow.machine.read import steps as step_reads
+from raftflow.machine.read.spending.budgets import is_used_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from raftflow.coordinator.clock import WallClock
     from raftflow.coordinator.commit.submitter import Submitter
+    from raftflow.coordinator.placement.rate_waiters import RateWaiters
     from raftflow.domain.contract.views import AnyAnswer, CallsRequest
     from raftflow.machine.machine import Machine
 
@@ -52,19 +62,33 @@ class AttemptCalls:
     """
 
     def __init__(
-        self, *, machine: Machine, submitter: Submitter, clock: WallClock, barrier: Callable[[], Awaitable[int]]
+        self,
+        *,
+        machine: Machine,
+        submitter: Submitter,
+        clock: WallClock,
+        barrier: Callable[[], Awaitable[int]],
+        rate_waiters: RateWaiters,
     ) -> None:
         self._machine = machine
         self._submitter = submitter
         self._clock = clock
         self._barrier = barrier
         children = ChildCalls(machine=machine, submitter=submitter, clock=clock, barrier=barrier)
+        rates = RateCalls(machine=machine, submitter=submitter, clock=clock, rate_waiters=rate_waiters)
+        self.schemas = SchemaChecks()
+        waits = WaitCalls(machine=machine, submitter=submitter, clock=clock, schemas=self.schemas)
+        effects = EffectCalls(machine=machine, submitter=submitter, clock=clock)
         self._answerers: dict[type[Any], Answerer] = {
             RecordStep: self._record_steps,
             FindStep: self._find_steps,
+            TakeRate: rates.take,
             SpawnChildren: children.spawn,
             FindChildren: children.find,
             StopChildren: children.stop,
+            OpenEffect: effects.begin,
+            CloseEffect: effects.end,
+            StartWait: waits.begin,
         }
 
     async def answer(self, agent: str, request: CallsRequest) -> CallsResponse:
@@ -108,7 +132,14 @@ class AttemptCalls:
                 incarnation=incarnation,
                 steps=tuple(
                     [
-                        StepToRecord(call.fence, call.name, call.occurrence, call.function, bytes(call.result))
+                        StepToRecord(
+                            call.fence,
+                            call.name,
+                            call.occurrence,
+                            call.function,
+                            bytes(call.result),
+                            tuple(call.spent.items()),
+                        )
                         for call in calls
                     ]
                 ),
@@ -120,7 +151,7 @@ class AttemptCalls:
         answers: list[AnyAnswer] = []
         for call, verdict in zip(calls, reply.verdicts, strict=True):
             if verdict.verdict == "recorded":
-                answers.append(StepRecorded())
+                answers.append(StepRecorded(used_up=verdict.used_up))
             elif verdict.verdict == "known":
                 answers.append(self._recorded_before(agent, incarnation, call))
             else:
@@ -134,7 +165,7 @@ class AttemptCalls:
         )
         if known is None:
             return RefusedCall(type="stale", detail=_OVER.format(call.fence))
-        return StepsKnown(steps=known)
+        return StepsKnown(steps=known, used_up=is_used_up(self._machine, agent, incarnation, call.fence))
 
     async def _find_steps(self, agent: str, incarnation: int, calls: list[FindStep]) -> list[AnyAnswer]:
         """Look steps up. Only an attempt that this replica does not know, or that is not alone, needs the barrier."""
@@ -154,5 +185,6 @@ class AttemptCalls:
             if known is None:
                 answers.append(RefusedCall(type="stale", detail=_OVER.format(call.fence)))
             else:
-                answers.append(StepsKnown(steps=known))
+                used_up = is_used_up(machine, agent, incarnation, call.fence)
+                answers.append(StepsKnown(steps=known, used_up=used_up))
         return answers

@@ -1,6 +1,7 @@
 """Answers what running attempts ask about children: spawn some, look at some, cancel some.
 
-Each spawn is one command. Many of many attempts share an entry of the log (group commit).
+Each spawn is one command, unless a task that runs again asks for children that are there: then it needs none. Many of
+many attempts share an entry of the log (group commit).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from raftflow.coordinator.calls.refusals import refusal_of
 from raftflow.domain import limits
 from raftflow.domain.commands import CancelChildren, ChildTask, SpawnTasks
 from raftflow.domain.contract.views import (
@@ -18,7 +20,7 @@ from raftflow.domain.contract.views import (
     ChildrenStopped,
     RefusedCall,
 )
-from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import TasksSpawned
 from raftflow.domain.tasks.children import Positions, merge_ranges
 from raftflow.formats.documents import DocumentError, normalize
@@ -27,7 +29,6 @@ from raftflow.machine.read import children as child_reads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Literal
 
     from raftflow.coordinator.clock import WallClock
     from raftflow.coordinator.commit.submitter import Submitter
@@ -38,12 +39,6 @@ if TYPE_CHECKING:
 COUNTED_PER_TURN = 10_000
 """Children that are counted in one turn of the loop: some milliseconds."""
 _OVER = "attempt {} is over, so its children are no longer its own"
-_KINDS: dict[RejectionCode, Literal["stale", "mismatch", "limit", "invalid"]] = {
-    RejectionCode.STALE_INCARNATION: "stale",
-    RejectionCode.STALE_FENCE: "stale",
-    RejectionCode.REQUEST_MISMATCH: "mismatch",
-    RejectionCode.LIMIT: "limit",
-}
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -75,6 +70,11 @@ class ChildCalls:
         except DocumentError as error:
             return RefusedCall(type="invalid", detail=str(error))
         profiles, children = _shared(specs)
+        parent = child_reads.find_parent(self._machine, agent, incarnation, call.fence)
+        if parent is not None:
+            known = child_reads.known_children(self._machine, *parent, profiles, children)
+            if known is not None:
+                return ChildrenSpawned(children=known)
         reply = await self._submitter.propose(
             SpawnTasks(
                 at_ms=self._clock.now_ms(),
@@ -87,7 +87,7 @@ class ChildCalls:
             )
         )
         if isinstance(reply, Rejection):
-            return _refused(reply)
+            return refusal_of(reply)
         assert isinstance(reply, TasksSpawned)  # noqa: S101 - the machine's contract
         return ChildrenSpawned(children=list(reply.positions))
 
@@ -151,16 +151,12 @@ class ChildCalls:
                 )
             )
             if isinstance(reply, Rejection):
-                return _refused(reply)
+                return refusal_of(reply)
         return ChildrenStopped()
 
 
 class _UnknownAttemptError(Exception):
     """This replica does not know the attempt as live."""
-
-
-def _refused(reply: Rejection) -> RefusedCall:
-    return RefusedCall(type=_KINDS.get(reply.code, "invalid"), detail=reply.message)
 
 
 def _read_tasks(call: SpawnChildren) -> tuple[TaskSpec, ...]:

@@ -30,7 +30,9 @@ from raftflow.domain.commands import (
 from raftflow.domain.contract.views import ReportedEnd
 from raftflow.domain.events import (
     AgentChanged,
+    BudgetReached,
     Event,
+    RateLimitChanged,
     TaskNotReady,
     TaskReady,
     TimerSet,
@@ -104,6 +106,7 @@ class LeaderLoop:
         self._wake_due_ms: int | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
         self._level_timer: asyncio.TimerHandle | None = None
+        self._rate_timer: asyncio.TimerHandle | None = None
 
     @property
     def leading(self) -> bool:
@@ -149,11 +152,11 @@ class LeaderLoop:
         for coalesced in self._coalesced:
             coalesced.stop()
         self.liveness.stop()
-        for timer in (self._wake_timer, self._retire_timer, self._level_timer, self._catching_up):
+        for timer in (self._wake_timer, self._retire_timer, self._level_timer, self._rate_timer, self._catching_up):
             if timer is not None:
                 timer.cancel()
         self._catching_up = None
-        self._wake_timer = self._retire_timer = self._level_timer = None
+        self._wake_timer = self._retire_timer = self._level_timer = self._rate_timer = None
         self._wake_due_ms = None
 
     def on_applied(self, events: list[Event]) -> None:
@@ -165,7 +168,7 @@ class LeaderLoop:
         self._planner.observe(events)
         timers = False
         for event in events:
-            if isinstance(event, TaskReady | TaskNotReady):
+            if isinstance(event, TaskReady | TaskNotReady | RateLimitChanged):
                 self._placing.kick()
             elif isinstance(event, AgentChanged):
                 self._placing.kick()
@@ -174,6 +177,8 @@ class LeaderLoop:
                 self._catch_up_soon()
             elif isinstance(event, TimerSet):
                 timers = True
+            elif isinstance(event, BudgetReached):
+                _tell_operator(event)
         if timers:
             self._arm_timer()
 
@@ -230,6 +235,17 @@ class LeaderLoop:
             await self._submitter.propose(
                 CommitPlacements(at_ms=self._clock.now_ms(), actor=self._actor, placements=placements)
             )
+        self._arm_rates()
+
+    def _arm_rates(self) -> None:
+        """Plan again when a rate limit has enough for a task that it keeps waiting."""
+        if self._rate_timer is not None:
+            self._rate_timer.cancel()
+            self._rate_timer = None
+        wait_ms = self._planner.rate_wait_ms()
+        if self._leading and wait_ms is not None:
+            delay_s = min(wait_ms / 1000, TIMER_SLEEP_MAX_S)
+            self._rate_timer = asyncio.get_running_loop().call_later(delay_s, self.replan)
 
     def replan(self) -> None:
         """Plan again though nothing was applied: time went on, or agents reported something."""
@@ -314,3 +330,14 @@ def _ignore(reply: asyncio.Future[AnyReply]) -> None:
     """Mark the outcome as seen."""
     if not reply.cancelled():
         reply.exception()
+
+
+def _tell_operator(event: BudgetReached) -> None:
+    if event.used_up:
+        _log.warning(
+            "workflow %s: its budget of %s is used up; it pauses until `raftflow workflow budget raise`",
+            event.workflow_id,
+            event.name,
+        )
+    else:
+        _log.info("workflow %s: the soft limit of its budget of %s is reached", event.workflow_id, event.name)

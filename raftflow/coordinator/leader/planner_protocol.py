@@ -36,6 +36,10 @@ class Planner(Protocol):
         """Return placements to propose now; empty if no task is ready or no agent has room."""
         ...
 
+    def rate_wait_ms(self) -> int | None:
+        """Return after how many ms a rate limit has enough for a task that waits for it, None for no task."""
+        ...
+
     def suspect(self, agent: str, *, silent: bool) -> None:
         """Give an agent no work while it is silent, or give it work again."""
         ...

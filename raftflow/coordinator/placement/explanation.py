@@ -11,9 +11,10 @@ from raftflow.machine.read.explain import LeaderKnowledge
 from raftflow.scheduler.explain import candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from raftflow.coordinator.placement.planner import QueuePlanner
+    from raftflow.coordinator.placement.usage import UsageStore
     from raftflow.domain.tasks.feasibility import ReadyTask
     from raftflow.machine.machine import Machine
     from raftflow.scheduler.view import PlacementView
@@ -29,13 +30,29 @@ def explain(
     task_id: str,
     *,
     now_ms: int,
+    usage: UsageStore,
+    missing_code: Callable[[str], bool],
     unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> TaskExplanation | None:
     """Explain a task from the leader's point of view, None if the task or its workflow is unknown.
 
-    `now_ms` is the cluster's time. `unfit` are agents that say that they cannot run anything, and why.
+    `now_ms` is the cluster's time. `usage` is what agents say of running attempts. `missing_code` tells whether this
+    replica lacks a code bundle. `unfit` are agents that say that they cannot run anything, and why.
     """
-    memory = LeaderKnowledge(reserved=planner.reserved(), suspect=planner.suspects(), unfit=unfit, now_ms=now_ms)
+
+    def fetching(agent: str, fence: int) -> bool:
+        sample = usage.get(agent, fence)
+        return sample is not None and sample.fetching
+
+    memory = LeaderKnowledge(
+        reserved=planner.reserved(),
+        suspect=planner.suspects(),
+        unfit=unfit,
+        now_ms=now_ms,
+        fetching=fetching,
+        missing_code=missing_code,
+        rates_ahead=planner.rates_ahead(),
+    )
     told = queries.explain(machine, workflow_id, task_id, memory)
     if told is None:
         return None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from raftflow.coordinator.placement.agent_stats import AgentStats
+from raftflow.coordinator.placement.rate_waiters import RateWaiters
 from raftflow.coordinator.placement.speculative import placements_after
 from raftflow.domain.commands import Placement
 from raftflow.domain.contract.views import ReportedEnd
@@ -18,6 +19,7 @@ from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady,
 from raftflow.domain.tasks.feasibility import AGE_STEP_MS, AgentRoom, ReadyTask, Shape
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
+from raftflow.machine.read.spending import rates
 from raftflow.scheduler.order import workflow_order
 from raftflow.scheduler.place import decide
 from raftflow.scheduler.queue.ready_queue import ReadyQueue, TaskKey
@@ -51,10 +53,18 @@ class QueuePlanner:
 
     Args:
         now_ms: the cluster's time.
+        rate_waiters: running attempts that wait for rate limits. What is placed takes what they leave.
     """
 
-    def __init__(self, machine: Machine, now_ms: Callable[[], int], agent_stats: AgentStats | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        now_ms: Callable[[], int],
+        agent_stats: AgentStats | None = None,
+        rate_waiters: RateWaiters | None = None,
+    ) -> None:
         self._machine = machine
+        self._rate_waiters = RateWaiters(machine) if rate_waiters is None else rate_waiters
         self._now_ms = now_ms
         self._agent_stats = agent_stats or AgentStats()
         self._queue = ReadyQueue()
@@ -96,6 +106,7 @@ class QueuePlanner:
         self._suspects.clear()
         self._changed = dict.fromkeys(self._machine.tables.agents)
         self._reservations = Reservations()
+        self._rate_waiters.reset()
         self._remembered.clear()
         self._decision.clear()
 
@@ -197,8 +208,8 @@ class QueuePlanner:
         if not self._open or not len(self._queue):
             return ()
         now_ms = self._queue.now_ms = self._now_ms()
-        budgets = self._budgets()
-        groups = self._queue.groups(_worth_showing(self._open.values()), budgets)
+        budgets, rate_units = self._budgets(), self._rate_units(now_ms)
+        groups = self._queue.groups(_worth_showing(self._open.values()), budgets, rate_units)
         if not groups:
             return ()
         view = PlacementView(
@@ -207,6 +218,7 @@ class QueuePlanner:
             groups=groups,
             placements_max=PLACEMENTS_MAX,
             budgets=budgets,
+            rate_units=rate_units,
             reserved=self._reserved(now_ms),
         )
         decision = decide(view)
@@ -230,6 +242,26 @@ class QueuePlanner:
 
     def _budgets(self) -> dict[str, int]:
         return {name: queries.budget(self._machine, name) or 0 for name in self._queue.limited()}
+
+    def _rate_units(self, now_ms: int) -> dict[str, int]:
+        """Return what is left of the rate limits from which ready tasks take."""
+        names = dict.fromkeys(name for wanted in self._queue.rates() for name, _ in wanted)
+        now_ms = max(now_ms, self._machine.clock_ms)
+        return {name: self._rate_waiters.units_left(name, now_ms) for name in names}
+
+    def rate_wait_ms(self) -> int | None:
+        """Return after how many ms a rate limit has enough for a task that waits for it, None for no task."""
+        wanted = self._queue.rates()
+        if not wanted:
+            return None
+        now_ms = max(self._now_ms(), self._machine.clock_ms)
+        ahead = self._rate_waiters.all_ahead(now_ms)
+        waits_ms = [
+            [rates.wait_of(self._machine, name, count, now_ms, ahead.get(name, 0)) for name, count in each]
+            for each in wanted
+        ]
+        known = [max(wait_ms for wait_ms in each if wait_ms is not None) for each in waits_ms if None not in each]
+        return min((wait_ms for wait_ms in known if wait_ms > 0), default=None)
 
     def _reserved(self, now_ms: int) -> dict[str, Shape]:
         reservations = self._reservations
@@ -255,9 +287,13 @@ class QueuePlanner:
 
     def first_ready(self, count: int) -> list[ReadyTask]:
         """Return the first ready tasks, in order over all shapes, that their workflows may start."""
-        groups = self._queue.groups(count, self._budgets())
+        groups = self._queue.groups(count, self._budgets(), self._rate_units(self._now_ms()))
         keyed = [pair for group in groups for pair in zip(group.keys, group.tasks, strict=True)]
         return [task for _, task in sorted(keyed, key=itemgetter(0))[:count]]
+
+    def rates_ahead(self) -> dict[str, int]:
+        """Return units of rate limits for which running attempts wait: they come before what is placed."""
+        return self._rate_waiters.all_ahead(max(self._now_ms(), self._machine.clock_ms))
 
     def suspects(self) -> frozenset[str]:
         """Return the agents that get no work because they are silent or unfit."""
@@ -286,6 +322,7 @@ class QueuePlanner:
             groups=(),
             placements_max=PLACEMENTS_MAX,
             budgets=self._budgets(),
+            rate_units=self._rate_units(self._now_ms()),
             reserved=self.reserved(),
         )
 

@@ -73,7 +73,7 @@ class _ObservedAttempt(NamedTuple):
         return (
             workflow.profiles[self.task.profile].backup
             and wants_backup(self.task)
-            and not workflow.paused
+            and not workflow.held
             and not at_limit(workflow)
         )
 
@@ -266,7 +266,7 @@ def _movable(agent: AgentRow, count: int) -> Iterable[int]:
     """Yield the last `count` fences of the queue, the last first, except those that are recalled already."""
     for fence in islice(reversed(agent.queue), count):
         workflow, task = agent.live[fence]
-        if not live_attempt(task, fence).ordered and not workflow.paused:
+        if not live_attempt(task, fence).ordered and not workflow.held:
             yield fence
 
 

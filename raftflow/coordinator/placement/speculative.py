@@ -1,9 +1,10 @@
 """Speculative placement: a task that a report will make ready is placed in the same log entry as the report.
 
-A task whose last need ends on an agent can usually run on that agent: there is room, and its input is near. To wait
-until the report is committed would cost a second commit, which is most of a hop's time in a chain of short tasks. So
-the leader guesses and proposes the placement behind the report. A wrong guess does no harm: `apply` sees the report
-first and checks every placement. A placement that does not hold is skipped, and an ordinary decision places the task.
+A task whose last need ends on an agent can usually run on that agent: there is room, and its input is near. So can a
+parked task whose last child ends there. To wait until the report is committed would cost a second commit, which is
+most of a hop's time in a chain of short tasks. So the leader guesses and proposes the placement behind the report. A
+wrong guess does no harm: `apply` sees the report first and checks every placement. A placement that does not hold is
+skipped, and an ordinary decision places the task.
 
 The leader guesses only tasks that run at once on the agent that reports, and only while no other ready task waits:
 the scheduler decides which task comes first and which agent is best.
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.commands import Placement
 from raftflow.domain.tasks.feasibility import fits_in, suits
+from raftflow.domain.tasks.program import TaskWait
 from raftflow.domain.tasks.states import AgentState
-from raftflow.machine.read.running import is_last_need
+from raftflow.machine.read.running import is_last_need, successes_awaited
 
 if TYPE_CHECKING:
     from raftflow.domain.contract.views import ReportedEnd
@@ -61,27 +63,38 @@ def _continues_workflow(workflow: WorkflowRow, task: TaskRow, fence: int) -> boo
         and len(workflow.dependents[task.position]) <= DEPENDENTS_MAX
         and attempt.fence == fence
         and not attempt.ordered
-        and not (workflow.paused or workflow.stopping or workflow.cancelled)
+        and not (workflow.held or workflow.stopping or workflow.cancelled)
     )
 
 
 def _meet(
     workflow: WorkflowRow, task: TaskRow, met: dict[tuple[int, int], int], ready: list[tuple[WorkflowRow, TaskRow]]
 ) -> None:
-    """Count a success for the tasks that need it, and add those whose last need it was to `ready`."""
+    """Count a success for the tasks that wait for it, and add those that go on then to `ready`."""
     for position in workflow.dependents[task.position]:
         dependent = workflow.tasks[position]
         key = (workflow.number, position)
         met[key] = met.get(key, 0) + 1
         if is_last_need(dependent, met[key]):
             ready.append((workflow, dependent))
+    if task.origin is not None:
+        parent = workflow.tasks[task.origin.parent]
+        key = (workflow.number, parent.position)
+        awaited = successes_awaited(parent, task)
+        if awaited:
+            met[key] = met.get(key, 0) + 1
+            if met[key] == awaited:
+                ready.append((workflow, parent))
 
 
 def _fitting(agent: AgentRow, free: dict[str, int], ready: list[tuple[WorkflowRow, TaskRow]]) -> Iterable[Placement]:
     """Yield placements while their demands fit into what will be free."""
     count = 0
     for workflow, task in ready:
-        shape = workflow.profiles[task.profile].shape
+        profile = workflow.profiles[task.profile]
+        shape = profile.shape
+        if profile.rates or type(profile.program) is TaskWait:
+            continue  # attempts that wait for a rate limit come before it; a wait needs no agent
         if shape.exclusive or not fits_in(shape, free) or not suits(shape, agent.capacity, agent.labels):
             continue
         for resource, amount in shape.demand:

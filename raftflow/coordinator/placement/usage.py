@@ -30,6 +30,8 @@ class UsageSample(msgspec.Struct, frozen=True, gc=False):
     """CPUs in use since the report before, in thousandths; None in the first report."""
     progress_at_s: float | None = None
     """When progress last grew: an attempt without progress may be stuck."""
+    fetching: bool = False
+    """The attempt has not started: its agent still fetches its code bundle, or its inputs."""
 
 
 class UsageStore:
@@ -104,4 +106,5 @@ def _sample(usage: AttemptUsage, before: UsageSample | None, now_s: float) -> Us
         now_s,
         cpu_per_mille,
         progress_at_s,
+        usage.fetching,
     )

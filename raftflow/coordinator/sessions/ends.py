@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from raftflow.domain.commands import AttemptEnd, ReportAttempts
 from raftflow.domain.contract.views import PollRequest, ReportedEnd, ReportVerdict
 from raftflow.domain.replies import EndVerdict
-from raftflow.domain.tasks.checks import result_problem
 from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.domain.values.results import result_problem
 
 _WITH_RESULT = frozenset({AttemptOutcome.SUCCEEDED, AttemptOutcome.PARKED})
 

@@ -9,6 +9,7 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.pieces import Draft, TaskPiece
+from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.workflow import OnFailure, WorkflowSpec
 from raftflow.machine.read.requests import fingerprint_of
 
@@ -25,6 +26,7 @@ class WorkflowSubmission(msgspec.Struct, frozen=True):
     path: tuple[int, ...]
     fingerprint: bytes
     code: str = ""
+    budgets: tuple[Budget, ...] = ()
     pieces: tuple[TaskPiece, ...] = ()
 
 
@@ -54,5 +56,6 @@ def submission_of(
         path=draft.path(),
         fingerprint=fingerprint_of(whole),
         code=spec.code,
+        budgets=spec.budgets,
         pieces=tuple(draft.cut(tasks_max, bytes_max)),
     )

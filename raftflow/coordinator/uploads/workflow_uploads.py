@@ -161,6 +161,7 @@ class WorkflowUploads:
             on_failure=submission.on_failure,
             max_parallel=submission.max_parallel,
             code=submission.code,
+            budgets=submission.budgets,
         )
         reply = await self._send(begin)
         if isinstance(reply, Rejection):

@@ -86,7 +86,7 @@ def _validity(name: str, certificate: CertificateFacts, now_ms: int) -> CheckRes
             severity=Severity.PROBLEM,
             subject=name,
             measured=f"{where}: {certificate.error}",
-            meaning="The replica uses what it read at its start, and will not start again.",
+            meaning="The replica uses what it read before, and will not start again.",
             advice="put a certificate in PEM form there",
             page="certificate-expired",
         )
@@ -105,7 +105,7 @@ def _validity(name: str, certificate: CertificateFacts, now_ms: int) -> CheckRes
         subject=name,
         measured=measured,
         meaning="Clients, agents or replicas refuse a connection with a certificate that is not valid.",
-        advice="issue a new one, replace the file, and restart the replicas one at a time",
+        advice="issue a new one and replace the file: the replica reads it within half a minute",
         page="certificate-expired",
         value=round(days, 2),
         unit="days",

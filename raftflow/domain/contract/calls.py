@@ -12,6 +12,8 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.contract.common import Number
+from raftflow.domain.tasks.effects import EffectOutcome
+from raftflow.domain.tasks.waits import AskedKind
 
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Occurrence = Annotated[int, msgspec.Meta(ge=1, le=limits.STEPS_PER_TASK_MAX)]
@@ -21,7 +23,20 @@ ChildRanges = Annotated[
     msgspec.Meta(max_length=limits.PARK_RANGES_MAX),
 ]
 """First and last number of each range. Other tasks in them do not count."""
+EffectDetail = Annotated[str, msgspec.Meta(max_length=limits.EFFECT_DETAIL_CHARS_MAX)]
 FunctionName = Annotated[str, msgspec.Meta(max_length=limits.FUNCTION_CHARS_MAX)]
+
+
+Spent = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(max_length=limits.BUDGET_NAME_CHARS_MAX)],
+        Annotated[int, msgspec.Meta(ge=0, le=limits.BUDGET_MILLIONTHS_MAX)],
+    ],
+    msgspec.Meta(max_length=limits.BUDGETS_PER_WORKFLOW_MAX),
+]
+WaitDuration = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+LimitName = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.RATE_NAME_CHARS_MAX)]
+UnitCount = Annotated[int, msgspec.Meta(ge=1, le=limits.RATE_AMOUNT_MAX)]
 
 
 class RecordStep(
@@ -36,6 +51,8 @@ class RecordStep(
     function: FunctionName = ""
     """What the step ran. A record of another function under this key is refused."""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    spent: Spent = {}
+    """What the step has spent, in millionths by name."""
 
 
 class FindStep(
@@ -46,6 +63,18 @@ class FindStep(
     fence: Number
     name: StepName
     occurrence: Occurrence
+
+
+class TakeRate(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="call", tag="rate"
+):
+    """Take units of a rate limit, as a durable step. The answer says that they are taken, or when to ask again."""
+
+    fence: Number
+    name: StepName
+    occurrence: Occurrence
+    limit: LimitName
+    count: UnitCount = 1
 
 
 class SpawnChildren(
@@ -88,7 +117,64 @@ class StopChildren(
     children: ChildRanges
 
 
-AnyCall = RecordStep | FindStep | SpawnChildren | FindChildren | StopChildren
+class OpenEffect(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="call", tag="effect_begin"
+):
+    """Begin an effect: the answer comes when its intent is committed, or says what is known of it."""
+
+    fence: Number
+    begin: Number
+    """Which beginning of an effect this is in the attempt: it tells a repeated call from a new one."""
+    name: StepName
+    occurrence: Occurrence
+    function: FunctionName = ""
+    """What the effect calls. One that was begun with another function is refused."""
+
+
+class CloseEffect(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="call", tag="effect_end"
+):
+    """End an effect: the answer comes when its outcome is committed."""
+
+    fence: Number
+    begin: Number
+    name: StepName
+    occurrence: Occurrence
+    outcome: EffectOutcome
+    result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    """Of one that is done."""
+    detail: EffectDetail = ""
+    """Why it is uncertain; of one that is done: why its result cannot be recorded."""
+
+
+class StartWait(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="call", tag="wait"
+):
+    """Begin a wait of the task, or find it, or its record: name and occurrence are its key, as that of a step."""
+
+    fence: Number
+    kind: AskedKind
+    name: StepName
+    occurrence: Occurrence
+    timeout: float | WaitDuration | None = None
+    """Seconds, or a duration as in documents; None for as long as it takes."""
+    on_timeout: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """What counts then, any JSON; of an approval one of its choices."""
+    request: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """What an approval asks (`title`, `details`, `choices`), or the JSON Schema of the payload of a signal."""
+
+
+AnyCall = (
+    RecordStep
+    | FindStep
+    | TakeRate
+    | SpawnChildren
+    | FindChildren
+    | StopChildren
+    | OpenEffect
+    | CloseEffect
+    | StartWait
+)
 
 
 class CallsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -107,10 +193,15 @@ class KnownStep(msgspec.Struct, kw_only=True, omit_defaults=True):
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     at_ms: int
     """When it was recorded, by the cluster's clock."""
+    fence: int = 0
+    """Of the attempt that recorded it."""
 
 
-class StepRecorded(msgspec.Struct, kw_only=True, tag_field="answer", tag="recorded"):
+class StepRecorded(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="answer", tag="recorded"):
     """The step is recorded."""
+
+    used_up: bool = False
+    """A budget of the workflow is used up: the next step should not begin."""
 
 
 class StepsKnown(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="answer", tag="known"):
@@ -120,6 +211,18 @@ class StepsKnown(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="an
     """
 
     steps: list[KnownStep] = []
+    used_up: bool = False
+    """A budget of the workflow is used up: a step that has no record should not begin."""
+
+
+class RateTaken(msgspec.Struct, kw_only=True, tag_field="answer", tag="taken"):
+    """The units are taken, now or by an earlier attempt."""
+
+
+class RateWait(msgspec.Struct, kw_only=True, tag_field="answer", tag="wait"):
+    """The rate limit has too little, or others come first: ask again after this time, and keep the place in line."""
+
+    wait_ms: int
 
 
 class ChildrenSpawned(msgspec.Struct, kw_only=True, tag_field="answer", tag="spawned"):
@@ -161,6 +264,36 @@ class ChildrenStopped(msgspec.Struct, kw_only=True, tag_field="answer", tag="sto
     """What had not ended is cancelled, or was told to stop."""
 
 
+class EffectOpened(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="answer", tag="effect"):
+    """Where the effect is. One that has a record is answered with `known`."""
+
+    status: Literal["begun", "open", "uncertain", "busy"]
+    """`begun`: call it. `open`: an earlier call may have happened, and the attempt holds the intent from now on.
+    `uncertain`: a person has to decide. `busy`: another attempt of the task holds the intent; ask again."""
+    number: int
+    """What people know it by."""
+    idempotency_key: str
+    """The same in all attempts: what the called service can recognise the effect by."""
+    wait: int = 0
+    """Of an uncertain one: the wait for which the attempt parks."""
+
+
+class EffectClosed(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="answer", tag="effect_ended"):
+    """The outcome of the effect is committed."""
+
+    wait: int = 0
+    """Of an uncertain one: the wait for which the attempt parks; 0 if it is resolved already."""
+
+
+class WaitAnswered(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="answer", tag="waits"):
+    """The wait is open, or has its record."""
+
+    wait: int = 0
+    """Its number; 0 if it has ended."""
+    record: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    """An object with `outcome` (`signal`, `invalid`, `timeout`, `decided`), and what belongs to it."""
+
+
 class RefusedCall(msgspec.Struct, kw_only=True, tag_field="answer", tag="refused"):
     """The call was refused, and nothing was changed."""
 
@@ -170,7 +303,19 @@ class RefusedCall(msgspec.Struct, kw_only=True, tag_field="answer", tag="refused
     detail: str
 
 
-AnyAnswer = StepRecorded | StepsKnown | ChildrenSpawned | ChildrenFound | ChildrenStopped | RefusedCall
+AnyAnswer = (
+    StepRecorded
+    | StepsKnown
+    | RateTaken
+    | RateWait
+    | ChildrenSpawned
+    | ChildrenFound
+    | ChildrenStopped
+    | EffectOpened
+    | EffectClosed
+    | WaitAnswered
+    | RefusedCall
+)
 
 
 class CallsResponse(msgspec.Struct, kw_only=True):

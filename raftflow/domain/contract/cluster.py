@@ -219,6 +219,15 @@ class DrainedAgent(msgspec.Struct, kw_only=True):
     """At least so long: a replica counts from its own start."""
 
 
+class EndingToken(msgspec.Struct, kw_only=True):
+    """A token with a lifetime."""
+
+    name: str
+    expires_ms: int
+    """Since the epoch."""
+    lifetime_ms: int
+
+
 class HostView(msgspec.Struct, kw_only=True):
     """`GET /v1/host`: the machine and the process of the replica that is asked."""
 
@@ -254,6 +263,8 @@ class HostView(msgspec.Struct, kw_only=True):
     damaged_files: list[str] = []
     """Names of files that were set aside because they were damaged; the first twenty."""
     drained_agents: list[DrainedAgent] = []
+    ending_tokens: list[EndingToken] = []
+    """Those that end first, or have ended; at most twenty."""
     unread: str = ""
     """Why facts of disk and files are missing, empty if they are not."""
 

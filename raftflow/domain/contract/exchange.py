@@ -122,6 +122,8 @@ class AttemptUsage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
     """Largest `memory_mib` so far."""
     progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """As the task itself says, None if it does not."""
+    fetching: bool = False
+    """The attempt has not started: its agent still fetches its code bundle, or its inputs."""
 
 
 class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -41,14 +41,26 @@ class AnsweredBy(enum.Enum):
 
 
 class Access(enum.Enum):
-    """Who may ask."""
+    """Who may ask. `contract/identities/grants.py` says which roles may; all may in a cluster without tokens."""
 
-    TOKEN = "token"  # noqa: S105 - a word, not a secret
-    """Clients with the cluster's token; everybody if the cluster has none."""
     OPEN = "everybody"
     """Everybody, under any host name."""
+    ANY = "any role"
+    """Everybody who has a valid token."""
+    READ = "read"
+    """Those who may look at workflows, agents and replicas."""
+    SUBMIT = "submit"
+    """Those who may run programs on the agents."""
+    APPROVE = "approve"
+    """Those who decide for people: approvals, uncertain effects, budgets."""
+    OPERATE = "operate"
+    """Those who look after agents, limits and replicas."""
+    ADMIN = "admin"
+    """Those who decide who is let in, and who get copies of everything."""
+    AGENT = "agent"
+    """Agents, each under its own name."""
     REPLICA = "replica"
-    """Other replicas of the cluster, which send the token and prove that they have the cluster's secret."""
+    """Other replicas of the cluster, which send its token and prove that they have the cluster's secret."""
 
 
 class UsedBy(enum.Enum):
@@ -142,13 +154,14 @@ class Operation(Generic[Answer]):
     path: str
     """With the names of its variable parts in braces."""
     answered_by: AnsweredBy
+    access: Access
+    """Who may ask."""
     summary: str
     """One sentence, without the point at its end."""
     answer: type[Answer]
     """Type of a successful answer; `bytes` for text."""
     details: str = ""
     """What else there is to know: whole sentences, for the description of the API and the help of the verb."""
-    access: Access = Access.TOKEN
     used_by: UsedBy = UsedBy.CLIENT
     status: int = 200
     """Of a successful answer."""
@@ -169,6 +182,9 @@ class Operation(Generic[Answer]):
     """Name of the body's schema, for a body that is not decoded into a type."""
     body_required: bool = True
     params: tuple[Param, ...] = ()
+    path_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What variable parts of the path must be like, in the words of a JSON Schema, if others are refused. Most have
+    no rule: what is not there is not found."""
     extra_problems: tuple[ProblemKind, ...] = ()
     """Problems of this operation beside those that follow from its other fields."""
 

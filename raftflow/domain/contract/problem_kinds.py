@@ -19,7 +19,7 @@ class ProblemKind(NamedTuple):
 
 INVALID_DOCUMENT: Final = ProblemKind("invalid-document", 400, "The request cannot be understood")
 UNAUTHORIZED: Final = ProblemKind("unauthorized", 401, "A valid bearer token is needed")
-FORBIDDEN: Final = ProblemKind("forbidden", 403, "Requests from other web sites are refused")
+FORBIDDEN: Final = ProblemKind("forbidden", 403, "The sender may not do that")
 NOT_FOUND: Final = ProblemKind("not-found", 404, "There is no such thing")
 METHOD_NOT_ALLOWED: Final = ProblemKind("method-not-allowed", 405, "The method does not apply here")
 CONFLICT: Final = ProblemKind("conflict", 409, "Its present state does not allow that")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.tasks.effects import EffectResolution
 
 
 class AttemptView(msgspec.Struct, kw_only=True):
@@ -76,7 +79,8 @@ class TaskPage(msgspec.Struct, kw_only=True):
 
 WaitingKind = Literal[
     "", "needs", "equal-task", "back-off", "paused", "no-agent", "never-fits", "agents-away", "max-parallel",
-    "exclusive", "reserved", "avoids", "no-room", "next", "queued", "children",
+    "exclusive", "reserved", "avoids", "no-room", "next", "queued", "children", "rate",
+    "signal", "approval", "effect", "budget",
 ]  # fmt: skip
 """What a task waits for, empty if it does not wait.
 
@@ -95,6 +99,11 @@ WaitingKind = Literal[
     next          the next decision: an agent has room
     queued        those before it in the queue of its agent
     children      tasks that it has spawned
+    budget        a budget of its workflow is used up
+    rate          a rate limit has too little, or is not set
+    signal        a signal to its workflow
+    approval      the decision of a person
+    effect        a person who says whether something was done
 """
 
 
@@ -150,3 +159,55 @@ class TaskLog(msgspec.Struct, kw_only=True):
     def content(self) -> bytes:
         """Return the bytes of the piece."""
         return self.text.encode() if self.data is None else self.data
+
+
+EffectWord = Literal["begun", "open", "done", "not_done", "uncertain", "retry", "failed"]
+
+
+class EffectView(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A call of the world outside that must not happen twice."""
+
+    id: int
+    workflow: str
+    task: str
+    name: str
+    occurrence: int
+    """Which effect of that name in the task it is, from 1."""
+    function: str
+    """What it calls."""
+    state: EffectWord
+    """`begun`: a running attempt is calling. `open`: the attempt ended without an outcome; the next one finds out.
+    `uncertain`: nobody can tell whether it was done, so resolve it. `retry`: it was resolved to be called again."""
+    idempotency_key: str
+    """What the called service can recognise it by."""
+    fence: int
+    """Of the attempt that began it last."""
+    begun_at: str
+    changed_at: str
+    detail: str = ""
+    """Why it is uncertain, or was resolved so."""
+    resolved_by: str = ""
+
+
+class EffectPage(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Effects by workflow, those of a workflow in the order in which they were begun."""
+
+    effects: list[EffectView]
+    next: str | None = None
+    """The cursor of the next page, if there is one."""
+
+
+class EffectDecision(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`POST /v1/effects/{id}`: what a person decides about an effect without an outcome."""
+
+    resolution: EffectResolution
+    """`done`: it has happened. `retry`: call it again, with the same idempotency key. `fail`: it has failed, so
+    every attempt that comes to it gets an error."""
+    result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    """Of one that is done: what the call returned, as JSON."""
+    detail: Annotated[
+        str,
+        msgspec.Meta(
+            max_length=limits.EFFECT_DETAIL_CHARS_MAX, extra_json_schema={"description": "why, for the audit"}
+        ),
+    ] = ""

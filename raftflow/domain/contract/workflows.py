@@ -41,6 +41,8 @@ class WorkflowView(msgspec.Struct, kw_only=True):
     """Expected time along all of it."""
     code: str | None = None
     """Digest of its code bundle."""
+    pause_reason: str | None = None
+    """Why it is paused, if nobody has paused it: a budget is used up."""
 
 
 class WorkflowPage(msgspec.Struct, kw_only=True):
@@ -64,7 +66,10 @@ class KindView(msgspec.Struct, kw_only=True):
     count: int
     """Attempts that it is learnt from."""
     mean_s: float
+    """Of one attempt."""
     deviation_s: float
+    span_s: float | None = None
+    """Of tasks with children: from the first start to the end, with the time in which they were parked."""
     cpu_s: float | None = None
     peak_mib: int | None = None
     learnt_at: str

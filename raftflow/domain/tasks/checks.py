@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from raftflow.domain import limits
+from raftflow.domain.tasks.budgets import Budget, budget_problems
+from raftflow.domain.tasks.program import TaskWait
 from raftflow.domain.tasks.resources import DEFAULT_DEMAND, MEMORY
 from raftflow.domain.tasks.workflow import GraphProblem, TaskSpec
 from raftflow.domain.values.code_bundle import is_digest
 from raftflow.domain.values.exact import judge_text
 from raftflow.domain.values.ids import name_problem
-from raftflow.domain.values.json_text import is_json
+from raftflow.domain.values.results import result_problem, step_name_problem
 
 _Wrong = Callable[[str, str], None]
 """Adds a fault: `wrong(field, message)`."""
 
 
 def check_workflow_values(
-    name: str, priority: int, max_parallel: int | None = None, code: str = ""
+    name: str,
+    priority: int,
+    max_parallel: int | None = None,
+    code: str = "",
+    budgets: tuple[Budget, ...] = (),
 ) -> list[GraphProblem]:
     """List what is wrong with a workflow's own values."""
-    problems = []
+    problems = [GraphProblem("budgets", message) for message in budget_problems(budgets)]
     if code and not is_digest(code):
         problems.append(GraphProblem("code", f"{code[:80]!r} is not the digest of a code bundle"))
     wrong = name_problem(name)
@@ -42,6 +48,8 @@ def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
 
     for field, message in task.program.faults():
         wrong(field, message)
+    if type(task.program) is TaskWait and (task.cache is not None or task.backup):
+        wrong("wait", "a task that waits is neither cached nor has backup attempts")
     for key, value in task.env.items():
         if not key or "=" in key or "\0" in key or "\0" in value:
             wrong("env", f"{key[:80]!r} cannot be an environment variable")
@@ -58,6 +66,9 @@ def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
             wrong("resources", message)
     for message in label_problems(task.labels):
         wrong("labels", message)
+    if task.rates:
+        for message in rate_problems(task.rates):
+            wrong("rates", message)
     if task.kind and (bad := name_problem(task.kind)) is not None:
         wrong("kind", f"{task.kind[:80]!r} {bad}")
     return problems
@@ -77,6 +88,20 @@ def resource_problems(resources: Mapping[str, int]) -> list[str]:
     return problems
 
 
+def rate_problems(rates: Mapping[str, int]) -> list[str]:
+    """Say what is wrong with the units that a task takes of rate limits."""
+    if len(rates) > limits.RATES_PER_TASK_MAX:
+        return [f"{len(rates)} rates, the limit is {limits.RATES_PER_TASK_MAX}"]
+    problems = []
+    for name, count in rates.items():
+        bad = name_problem(name, chars_max=limits.RATE_NAME_CHARS_MAX)
+        if bad is not None:
+            problems.append(f"{name[:80]!r} {bad}")
+        if not 1 <= count <= limits.RATE_AMOUNT_MAX:
+            problems.append(f"{name[:80]!r} must be 1 to {limits.RATE_AMOUNT_MAX}")
+    return problems
+
+
 def label_problems(labels: Mapping[str, str]) -> list[str]:
     """Say what is wrong with labels."""
     if len(labels) > limits.LABELS_MAX:
@@ -93,18 +118,6 @@ def label_problems(labels: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def result_problem(result: bytes) -> str | None:
-    """Say why these bytes cannot be a task's result, or None if they can. Empty bytes stand for no result."""
-    if not result:
-        return None
-    if len(result) > limits.RESULT_BYTES_MAX:
-        return (
-            f"the result is {len(result)} bytes long, the limit is {limits.RESULT_BYTES_MAX}; "
-            "write larger ones to a file and return its path"
-        )
-    return None if is_json(result) else "the result is not JSON"
-
-
 def step_problem(name: str, occurrence: int, function: str, result: bytes) -> str | None:
     """Say why a step cannot be recorded, or None if it can."""
     wrong = step_name_problem(name)
@@ -115,17 +128,6 @@ def step_problem(name: str, occurrence: int, function: str, result: bytes) -> st
     if len(function) > limits.FUNCTION_CHARS_MAX:
         return f"the name of a step's function has at most {limits.FUNCTION_CHARS_MAX} characters"
     return "a step needs a result, which may be null" if not result else result_problem(result)
-
-
-def step_name_problem(name: str) -> str | None:
-    """Say why this cannot name a step, or None if it can."""
-    if not name:
-        return "must not be empty"
-    if len(name) > limits.NAME_CHARS_MAX:
-        return f"is {len(name)} characters long, the limit is {limits.NAME_CHARS_MAX}"
-    if any(character < " " or character == "\x7f" for character in name):
-        return "must not have control characters"
-    return None
 
 
 def _check_numbers(task: TaskSpec, wrong: _Wrong) -> None:

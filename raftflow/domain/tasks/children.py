@@ -47,6 +47,10 @@ class ParkCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     """Until all of these children have ended, one has, or all have succeeded or one will not."""
     children: Positions = ()
     """Where they are in the workflow; empty for all children of the task. Other tasks in the ranges do not count."""
+    waits: tuple[int, ...] = ()
+    """Numbers of waits: the task goes on when one of them ends, too. With them, no `children` stands for none."""
+    budget: bool = False
+    """It waits for no child, but until the budgets of its workflow are raised."""
 
 
 _decoder = msgspec.json.Decoder(ParkCondition)
@@ -65,6 +69,8 @@ def read_condition(data: bytes) -> ParkCondition:
             f"it parked for {len(found.children)} ranges of children, the limit is {limits.PARK_RANGES_MAX}; "
             "wait for children that were spawned together, or for all"
         )
+    if len(found.waits) > limits.PARK_WAITS_MAX:
+        raise ValueError(f"it parked for {len(found.waits)} waits, the limit is {limits.PARK_WAITS_MAX}")
     return found
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from raftflow.domain.values.rates import Rates
+
 AGE_STEP_MS = 300_000
 """Workflows that were submitted within the same five minutes are of the same age."""
 NEAR_MAX = 4
@@ -134,3 +136,5 @@ class ReadyTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Agents with which attempts of it were lost: not taken as long as another one that is up could ever run it."""
     limited: bool = False
     """True if its workflow limits how many of its tasks are under way at a time."""
+    rates: Rates = ()
+    """Units that an attempt of it takes of rate limits when it is placed."""

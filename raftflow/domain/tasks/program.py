@@ -15,6 +15,7 @@ import msgspec
 
 from raftflow.domain.limits import COMMAND_ARGS_MAX, NAME_CHARS_MAX
 from raftflow.domain.tasks.kinds import command_kind
+from raftflow.domain.tasks.waits import AskedKind, wait_problem
 from raftflow.domain.values.json_text import is_json_array, is_json_object
 
 ProgramFault = tuple[str, str]
@@ -142,7 +143,46 @@ class ContainerRun(
         return self.image.rpartition("/")[2]
 
 
-Program = CommandLine | PythonCall | ContainerRun
+class TaskWait(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="wait",
+):
+    """Nothing to run: the task waits for a signal to its workflow, or for a decision. No agent is needed."""
+
+    capability: ClassVar[str] = ""
+
+    event: AskedKind
+    """What it waits for."""
+    name: str
+    """Of the signal; the title of an approval."""
+    timeout_ms: int = 0
+    """0 for none."""
+    on_timeout: bytes = b""
+    """JSON that counts then; empty if the task fails."""
+    request: bytes = b""
+    """JSON: what an approval asks; empty for a signal."""
+
+    def faults(self) -> Iterator[ProgramFault]:
+        """Yield what is wrong with it."""
+        problem = wait_problem(self.event, self.name, 1, self.timeout_ms, self.on_timeout, self.request)
+        if problem is not None:
+            yield "wait", problem
+
+    def size_bytes(self) -> int:
+        """Return about how many bytes it takes."""
+        return len(self.name) + len(self.on_timeout) + len(self.request)
+
+    def kind(self) -> str:
+        """Return that it has no kind: nothing can be learnt of it."""
+        return ""
+
+
+Program = CommandLine | PythonCall | ContainerRun | TaskWait
 """What a task runs, as the replicated core holds it."""
 
 AssignedProgram = CommandLine | AssignedCall | ContainerRun
@@ -157,7 +197,7 @@ def assigned(program: Program) -> AssignedProgram:
             msgspec.Raw(program.args) if program.args else _NO_ARGS,
             msgspec.Raw(program.kwargs) if program.kwargs else _NO_KWARGS,
         )
-    return program  # type: ignore[return-value]  # every other type is the same on both sides
+    return program  # type: ignore[return-value]  # every other type that agents get is the same on both sides
 
 
 def kind_of(kind: str, program: Program) -> str | None:

@@ -9,7 +9,8 @@ of which is its *backup*: the first of them to succeed wins.
     ready     may run as soon as an agent has room
     queued    assigned ahead of time: waits in an agent's queue and holds nothing in the ledger
     running   assigned, and its demand is allocated on the agent
-    parked    its attempt ended to wait for children: it holds nothing, and runs again when they have ended
+    parked    its attempt ended to wait for children, a signal or a person: it holds nothing, and runs again then;
+              or the document says that it waits: then it has no attempt, and the answer is its result
     succeeded, failed, cancelled   final, until the workflow is retried
 """
 
@@ -75,9 +76,11 @@ class TaskEvent(enum.IntEnum):
     AGENT_FAULT = 20
     """The agent could not do its part, so the attempt says nothing about the task; it costs no retry."""
     PARKED = 21
-    """The attempt ended to wait for children; it costs no retry."""
-    CHILDREN_ENDED = 22
-    """The children that a parked task waits for have ended."""
+    """The attempt ended to wait for something; it costs no retry."""
+    WAIT_OVER = 22
+    """What a parked task waits for has happened: its children have ended, or one of its waits has."""
+    WAIT_BEGUN = 23
+    """The last task that it needs succeeded, and its document says that it waits for a signal or a decision."""
 
 
 _S, _E = TaskState, TaskEvent
@@ -85,6 +88,7 @@ _S, _E = TaskState, TaskEvent
 TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.WAITING, _E.NEEDS_MET): _S.READY,
     (_S.WAITING, _E.CACHED): _S.SUCCEEDED,
+    (_S.WAITING, _E.WAIT_BEGUN): _S.PARKED,
     (_S.WAITING, _E.CANCELLED): _S.CANCELLED,
     (_S.DELAYED, _E.BACKOFF_OVER): _S.READY,
     (_S.DELAYED, _E.YIELDED): _S.WAITING,
@@ -119,8 +123,11 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.RUNNING, _E.OUTGROWN): _S.READY,
     (_S.QUEUED, _E.PARKED): _S.PARKED,
     (_S.RUNNING, _E.PARKED): _S.PARKED,
-    (_S.PARKED, _E.CHILDREN_ENDED): _S.READY,
+    (_S.PARKED, _E.WAIT_OVER): _S.READY,
     (_S.PARKED, _E.CANCELLED): _S.CANCELLED,
+    # A task that its document makes a wait has no attempt: the answer decides.
+    (_S.PARKED, _E.SUCCEEDED): _S.SUCCEEDED,
+    (_S.PARKED, _E.FAILED_FINAL): _S.FAILED,
     (_S.READY, _E.OFFERED): _S.SUCCEEDED,
     (_S.DELAYED, _E.OFFERED): _S.SUCCEEDED,
     (_S.FAILED, _E.REVIVED_WAITING): _S.WAITING,

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.program import Program
 from raftflow.domain.tasks.resources import DEFAULT_DEMAND
 from raftflow.domain.values.cachekeys import referred
@@ -56,6 +57,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """How far its demand for memory may be raised when it outgrows it."""
     backup: bool = False
     """Whether a second attempt may start beside one that is late: then it may run twice at the same time."""
+    rates: dict[str, int] = {}
+    """Units that each attempt takes of rate limits when it is placed, by name."""
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -72,6 +75,8 @@ class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Most tasks of it that are queued or running at the same time."""
     code: str = ""
     """Digest of the code bundle that its tasks run with, empty for none (`raftflow.domain.values.code_bundle`)."""
+    budgets: tuple[Budget, ...] = ()
+    """What its tasks may spend."""
 
 
 class GraphProblem(msgspec.Struct, frozen=True):

@@ -34,10 +34,11 @@ def is_json_object(data: bytes) -> bool:
 def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
     # The decoder gives up on deep nesting depending on how deep the caller's own stack is. That differs between
     # replicas, so the depth is bounded here first.
-    if _nesting(data) > JSON_DEPTH_MAX:
+    if len(data) > JSON_DEPTH_MAX and _nesting(data) > JSON_DEPTH_MAX:
         return False
     try:
-        data.decode()
+        if not data.isascii():
+            data.decode()
         decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False

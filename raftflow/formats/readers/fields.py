@@ -222,6 +222,28 @@ def _backup(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
         part.fault("backup", "must be true or false")
 
 
+def _rates(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, dict):
+        part.fault("rates", "must be a table such as { llm = 2 }")
+        return
+    most = limits.RATES_PER_TASK_MAX
+    if len(value) > most:
+        part.fault("rates", f"{len(value)} rates, the limit is {most}", most)
+        return
+    rates: dict[str, int] = {}
+    for name, count in value.items():
+        wrong = (
+            name_problem(name, chars_max=limits.RATE_NAME_CHARS_MAX) if isinstance(name, str) else "is not a string"
+        )
+        if wrong is not None:
+            part.fault("rates", f"{shown(name)} {wrong}")
+        elif not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= limits.RATE_AMOUNT_MAX:
+            part.fault(f"rates.{name}", f"must be a whole number from 1 to {limits.RATE_AMOUNT_MAX}")
+        else:
+            rates[name] = count
+    fields["rates"] = rates
+
+
 def _duration_reader(field: str, minimum_ms: int = 0) -> Reader:
     def read(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
         _duration(part, field, value, fields, minimum_ms=minimum_ms)
@@ -247,4 +269,5 @@ READERS: dict[str, Reader] = {
     "cache": _cache,
     "memory_max": _memory_max,
     "backup": _backup,
+    "rates": _rates,
 }

@@ -17,6 +17,7 @@ from raftflow.domain.values.exact import write_json
 from raftflow.formats.faults import shown
 from raftflow.formats.readers.part import NO_NUL_PATTERN, DocumentPart, Reader, clean_bytes, read_strings
 from raftflow.formats.readers.values import RESULT_KEY, check_value
+from raftflow.formats.readers.waits import read_wait
 
 Schema = dict[str, Any]
 
@@ -110,6 +111,13 @@ def _container(part: DocumentPart, value: object, fields: dict[str, Any]) -> Non
     fields["_container_bytes"] = len(image) + size
 
 
+def _wait(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    wait = read_wait(part, value)
+    if wait is not None:
+        fields["wait"] = wait
+        fields["_wait_bytes"] = wait.size_bytes()
+
+
 class ProgramKeys(NamedTuple):
     """How a document says that a task runs a program of one type."""
 
@@ -194,6 +202,14 @@ PROGRAMS = (
                 },
             },
         },
+        what="table",
+    ),
+    ProgramKeys(
+        key="wait",
+        options=(),
+        readers={"wait": _wait},
+        make=lambda fields: fields.pop("wait"),
+        schema={"wait": {}},  # has durations: `formats/schema.py` makes it
         what="table",
     ),
 )

@@ -274,7 +274,7 @@ def _control(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
         assert attempt is not None  # noqa: S101 - a queued task has one, and no backup
         if draining and attempt.order == ORDER_NONE:
             give_order(step, workflow, task, ORDER_RELEASE)
-        elif not draining and attempt.order == ORDER_RELEASE and not workflow.paused:
+        elif not draining and attempt.order == ORDER_RELEASE and not (workflow.paused or workflow.used_up):
             give_order(step, workflow, task, ORDER_NONE)
 
 

@@ -11,8 +11,8 @@ from raftflow.domain.commands import AttemptEnd
 from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX, RESULT_SMALL_BYTES
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Reported
-from raftflow.domain.tasks.checks import result_problem
 from raftflow.domain.tasks.states import FINAL, AttemptOutcome, TaskEvent, TaskState
+from raftflow.domain.values.results import result_problem
 from raftflow.machine.commands.children import cancel_children
 from raftflow.machine.commands.parking import park, park_problem
 from raftflow.machine.rules import cache, growth, learning, ledger
@@ -232,7 +232,7 @@ def end_attempt(
     if task.state is _DONE:
         _meet_needs(step, workflow, task)
     elif task.state is TaskState.FAILED or task.claim:
-        _fall_back(step, workflow, task)
+        fall_back(step, workflow, task)
     if agent.queue and agent.present:
         ledger.promote(step, agent)
 
@@ -276,6 +276,8 @@ def _take_result(step: ApplyContext, workflow: Workflow, task: Task, profile: Pr
         task.mishaps = None
         contradict(step, task)
     learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
+    if task.family is not None:
+        learning.learn_span(step, profile, task)
 
 
 def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here
@@ -455,7 +457,7 @@ def _meet_needs(step: ApplyContext, workflow: Workflow, task: Task) -> None:
             move(step, workflow, dependent, _NEEDS_MET)
 
 
-def _fall_back(step: ApplyContext, workflow: Workflow, task: Task) -> None:
+def fall_back(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Do what follows for others when an attempt ended without success."""
     if task.state is TaskState.FAILED:
         _fail(step, workflow, task)

@@ -26,14 +26,29 @@ from raftflow.machine.tables.agenda import AgendaJob, JobKind
 from raftflow.machine.tables.tasks import ORDER_STOP, attempt_of
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import CancelChildren, SpawnTasks
+    from raftflow.domain.commands import BeginEffect, BeginWait, CancelChildren, EndEffect, SpawnTasks
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.tasks import SpawnOrigin, Task
     from raftflow.machine.tables.workflows import Workflow
 
 
-def find_caller(step: ApplyContext, command: SpawnTasks | CancelChildren) -> tuple[Workflow, Task] | Rejection:
-    """Return the task whose running attempt asks for something, or a refusal: its attempt is over."""
+def find_caller(
+    step: ApplyContext, command: SpawnTasks | CancelChildren | BeginEffect | BeginWait
+) -> tuple[Workflow, Task] | Rejection:
+    """Return the task whose running attempt asks for something, or a refusal: its attempt is over, or is to stop."""
+    found = find_live(step, command)
+    if isinstance(found, Rejection):
+        return found
+    workflow, task = found
+    if workflow.stop_pending or attempt_of(task, command.fence).order == ORDER_STOP:
+        return Rejection(RejectionCode.STALE_FENCE, f"the attempt with fence {command.fence} was told to stop")
+    return found
+
+
+def find_live(
+    step: ApplyContext, command: SpawnTasks | CancelChildren | BeginEffect | BeginWait | EndEffect
+) -> tuple[Workflow, Task] | Rejection:
+    """Return the task whose live attempt says something, or a refusal: its attempt is over."""
     agent = step.state.agents.get(command.agent)
     if agent is None or agent.incarnation != command.incarnation or not agent.present:
         return Rejection(
@@ -46,9 +61,6 @@ def find_caller(step: ApplyContext, command: SpawnTasks | CancelChildren) -> tup
         return Rejection(
             RejectionCode.STALE_FENCE, f"the attempt with fence {command.fence} is over: stop, another one may run"
         )
-    workflow, task = found
-    if workflow.stop_pending or attempt_of(task, command.fence).order == ORDER_STOP:
-        return Rejection(RejectionCode.STALE_FENCE, f"the attempt with fence {command.fence} was told to stop")
     return found
 
 

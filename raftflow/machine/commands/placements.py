@@ -11,6 +11,7 @@ from raftflow.machine.rules import ledger
 from raftflow.machine.rules.backups import remember
 from raftflow.machine.rules.context import move
 from raftflow.machine.rules.stopping import at_limit
+from raftflow.machine.tables.spending.rates import take_all
 from raftflow.machine.tables.tasks import Attempt
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def _place(step: ApplyContext, placement: Placement) -> int:
     elif len(agent.queue) < agent.prefetch and suits(shape, agent.capacity, agent.labels):
         event = _QUEUES
     else:
+        return 0
+    if profile.rates and not take_all(state.rates, profile.rates, step.clock_ms):
         return 0
     state.fence = fence = state.fence + 1
     now_ms = step.clock_ms

@@ -20,13 +20,14 @@ from raftflow.domain.values.cachekeys import referred
 from raftflow.machine.commands.children import find_caller
 from raftflow.machine.commands.workflows import admit_tasks, invalid, limit_problem
 from raftflow.machine.rules import learning
-from raftflow.machine.tables.tasks import Family, Profile, SpawnOrigin, Task
+from raftflow.machine.tables.tasks import Family, Profile, SpawnOrigin, Task, is_admitted
 from raftflow.machine.tables.uploads import RANK_MAX, profile_of
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import SpawnTasks
+    from raftflow.domain.commands import ChildTask, SpawnTasks
     from raftflow.domain.tasks.workflow import TaskSpec
     from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.tables.state import State
     from raftflow.machine.tables.workflows import Workflow
 
 
@@ -71,6 +72,28 @@ def spawn_tasks(step: ApplyContext, command: SpawnTasks) -> TasksSpawned | Rejec
         _add(step, workflow, parent, list(fresh.values()), command.profiles, made)
         workflow.spawned_bytes += spawned
     return TasksSpawned(tuple(positions), len(fresh))
+
+
+def known_children(
+    state: State, workflow: Workflow, parent: Task, specs: tuple[TaskSpec, ...], children: tuple[ChildTask, ...]
+) -> list[int] | None:
+    """Return where the children are if all are there already, and equal; None if a command must decide.
+
+    A later attempt of a task spawns again what an earlier one has spawned, and that needs no entry of the log.
+    """
+    made: dict[int, Profile] = {}
+    positions: list[int] = []
+    for child in children:
+        found = _find(workflow, parent, child.key)
+        if not isinstance(found, Task):
+            return None
+        profile = made.get(child.profile)
+        if profile is None:
+            profile = made[child.profile] = profile_of(specs[child.profile], state.shape)
+        if not _is_equal(workflow, found, profile):
+            return None
+        positions.append(found.position)
+    return positions
 
 
 def _problems(command: SpawnTasks) -> list[GraphProblem]:
@@ -192,8 +215,9 @@ def _add(  # noqa: PLR0917 - the parts of a command that was found to be in orde
             expected_ms = learning.expected_ms(state, profile)
         # What follows a child is what follows its parent, and the rest of the parent.
         rank = min(parent.rank + (EXPECTED_DEFAULT_MS if expected_ms is None else expected_ms), RANK_MAX)
-        cached = cached or profile.cache is not None
-        first = TaskState.READY if profile.cache is None else TaskState.WAITING
+        admitted = is_admitted(profile)
+        cached = cached or admitted
+        first = TaskState.WAITING if admitted else TaskState.READY
         number = numbers[child.profile]
         task = Task(child.id, position, number, (), rank, first, 0)
         task.origin = SpawnOrigin(parent.position, depth, number, family.last)

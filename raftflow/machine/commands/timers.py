@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from raftflow.domain.replies import Fired
 from raftflow.domain.tasks.states import AttemptOutcome, TaskEvent
 from raftflow.machine.commands.attempts import end_attempt, unreported
+from raftflow.machine.commands.waits.ends import time_out
 from raftflow.machine.rules.context import move
 from raftflow.machine.rules.quarantine import agent_due
 from raftflow.machine.rules.stopping import reach, void
@@ -26,7 +27,7 @@ TIMERS_PER_COMMAND_MAX = 1_024
 def fire_timers(step: ApplyContext, command: FireTimers) -> Fired:  # noqa: ARG001 - the clock has taken its time already
     """Fire what is due: drains and quarantines end, delayed tasks are ready again, overdue attempts are given up."""
     state = step.state
-    count = 0
+    count = stopped = 0  # what the stop of a workflow ends does not fire, whether or not it was there first
     while count < TIMERS_PER_COMMAND_MAX:
         name = state.agent_timers.pop_due(step.clock_ms)
         if name is None:
@@ -38,14 +39,17 @@ def fire_timers(step: ApplyContext, command: FireTimers) -> Fired:  # noqa: ARG0
         if due is None:
             break
         workflow, task, fence = due
-        if fence != BACKOFF:
+        count += 1
+        if fence < 0:
+            stopped += not time_out(step, workflow, task, -fence)
+        elif fence != BACKOFF:
             _give_up(step, workflow, task, fence)
         elif workflow.blocked:
             reach(step, workflow, task)
+            stopped += 1
         else:
             move(step, workflow, task, TaskEvent.BACKOFF_OVER)
-        count += 1
-    return Fired(count)
+    return Fired(count - stopped)
 
 
 def _give_up(step: ApplyContext, workflow: Workflow, task: Task, fence: int) -> None:

@@ -19,6 +19,7 @@ from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import GraphProblem
 from raftflow.domain.values.ids import name_problem
 from raftflow.machine.commands.bundles import unknown_code
+from raftflow.machine.commands.spending.rates import rate_warnings
 from raftflow.machine.commands.workflows import admit, enter, invalid, limit_problem, warnings_of
 from raftflow.machine.tables.requests import FINGERPRINT_BYTES
 from raftflow.machine.tables.uploads import Upload
@@ -56,6 +57,7 @@ def begin_workflow(step: ApplyContext, command: BeginWorkflow) -> Done | Rejecti
         tasks=command.tasks,
         needs=command.needs,
         code=command.code,
+        budgets=command.budgets,
     )
     state.upload_tasks += command.tasks
     return Done()
@@ -66,7 +68,9 @@ def _begin_problems(command: BeginWorkflow) -> list[GraphProblem]:
     wrong = name_problem(command.workflow_id)
     if wrong is not None:
         problems.append(GraphProblem("id", f"{command.workflow_id[:80]!r} {wrong}"))
-    problems += check_workflow_values(command.name, command.priority, command.max_parallel, command.code)
+    problems += check_workflow_values(
+        command.name, command.priority, command.max_parallel, command.code, command.budgets
+    )
     if not 1 <= command.tasks <= limits.TASKS_PER_WORKFLOW_MAX:
         problems.append(GraphProblem("tasks", f"{command.tasks} tasks; 1 to {limits.TASKS_PER_WORKFLOW_MAX}"))
     if not 0 <= command.needs <= limits.EDGES_PER_WORKFLOW_MAX:
@@ -102,7 +106,8 @@ def finish_workflow(step: ApplyContext, command: FinishWorkflow) -> WorkflowAcce
         return invalid(problems)
     _forget(state, upload)
     workflow = upload.finish()
-    workflow.warnings = tuple(warnings_of(state.kinds, upload.shapes))
+    warnings = warnings_of(state.kinds, upload.shapes)
+    workflow.warnings = tuple(warnings + rate_warnings(state.rates, workflow.profiles))
     path = command.path
     workflow.facts = GraphFacts(1 + upload.highest, path, workflow.tasks[path[0]].rank)
     enter(step, workflow)

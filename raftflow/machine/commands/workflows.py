@@ -10,9 +10,11 @@ from raftflow.domain.events import TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.pieces import profile_key
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, Retired, WorkflowAccepted
+from raftflow.domain.tasks.budgets import used_up_text
 from raftflow.domain.tasks.checks import check_task_values, check_workflow_values
 from raftflow.domain.tasks.feasibility import Shape, suits
 from raftflow.domain.tasks.preparation import facts_of, levels_of, without_redundant
+from raftflow.domain.tasks.program import TaskWait
 from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import (
     GraphProblem,
@@ -24,6 +26,7 @@ from raftflow.domain.tasks.workflow import (
 )
 from raftflow.domain.values.ids import name_problem
 from raftflow.machine.commands.bundles import unknown_code
+from raftflow.machine.commands.spending.rates import rate_warnings
 from raftflow.machine.rules import cache, learning
 from raftflow.machine.rules.agenda import begin_job, refuse_pending
 from raftflow.machine.rules.context import coalesce_events, move
@@ -31,7 +34,7 @@ from raftflow.machine.rules.step_limits import ADMIT_STEPS
 from raftflow.machine.rules.stopping import requeue, stop_workflow
 from raftflow.machine.schema import registry
 from raftflow.machine.tables.agenda import AgendaJob, JobKind
-from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE, Task
+from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE, Task, is_admitted
 from raftflow.machine.tables.uploads import SHAPES_MAX, profile_of
 from raftflow.machine.tables.workflows import Workflow
 
@@ -60,7 +63,7 @@ def submit_workflow(step: ApplyContext, command: SubmitWorkflow) -> WorkflowAcce
     if command.workflow_id in state.workflows or command.workflow_id in state.uploads:
         return Rejection(RejectionCode.CONFLICT, f"there is a workflow {command.workflow_id!r} already")
     problems = check_graph(spec, PROBLEMS_MAX) + check_workflow_values(
-        spec.name, spec.priority, spec.max_parallel, spec.code
+        spec.name, spec.priority, spec.max_parallel, spec.code, spec.budgets
     )
     numbers, distinct = _distinct_profiles(spec, problems)
     if problems:
@@ -74,8 +77,10 @@ def submit_workflow(step: ApplyContext, command: SubmitWorkflow) -> WorkflowAcce
     )
     workflow.max_parallel = spec.max_parallel
     workflow.code = spec.code
+    workflow.budgets = spec.budgets
     workflow.profiles = tuple([profile_of(task, state.shape) for task in distinct])
-    workflow.warnings = tuple(warnings_of(state.kinds, _examples(workflow.profiles, distinct)))
+    warnings = warnings_of(state.kinds, _examples(workflow.profiles, distinct))
+    workflow.warnings = tuple(warnings + rate_warnings(state.rates, workflow.profiles))
     _add_tasks(state, workflow, spec, numbers)
     workflow.index_tasks()
     enter(step, workflow)
@@ -152,7 +157,8 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
     tasks: list[Task] = []
     for position, task in enumerate(spec.tasks):
         wanted = needs[position]
-        first = TaskState.WAITING if wanted or task.cache is not None else TaskState.READY
+        waits = wanted or is_admitted(workflow.profiles[numbers[position]])
+        first = TaskState.WAITING if waits else TaskState.READY
         tasks.append(Task(task.id, position, numbers[position], wanted, ranks[position], first, len(wanted)))
     levels = levels_of(needs, order)
     for position, left in without_redundant(needs, order, levels).items():
@@ -163,7 +169,7 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
 
 
 def admit(step: ApplyContext, workflow: Workflow) -> None:
-    """Admit the cached tasks that need nothing (more), once all tasks are in the tables."""
+    """Admit the tasks that do not simply run and need nothing (more), once all tasks are in the tables."""
     if not workflow.caches:
         return
     if step.spend(ADMIT_STEPS * len(workflow.tasks)):
@@ -173,7 +179,7 @@ def admit(step: ApplyContext, workflow: Workflow) -> None:
 
 
 def admit_tasks(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> None:
-    """Admit those of these tasks that are cached and need nothing (more)."""
+    """Admit those of these tasks that are waiting and need nothing (more)."""
     met = [task for task in tasks if task.state is TaskState.WAITING and task.open_needs == 0]
     cache.admit(step, workflow, met)
 
@@ -184,7 +190,8 @@ def _examples(profiles: Sequence[Profile], tasks: list[TaskSpec]) -> dict[Shape,
     for profile, task in zip(profiles, tasks, strict=True):
         if len(shapes) >= SHAPES_MAX:
             break
-        shapes.setdefault(profile.shape, task.id)
+        if type(profile.program) is not TaskWait:
+            shapes.setdefault(profile.shape, task.id)
     return shapes
 
 
@@ -255,7 +262,7 @@ def set_priority(context: ApplyContext, command: SetPriority) -> Done | Rejectio
         return Done(changed=False)
     context.touch_workflow(workflow)
     workflow.priority = command.priority
-    if workflow.counts[TaskState.READY] and not workflow.paused:
+    if workflow.counts[TaskState.READY] and not workflow.held:
         context.events += [WorkflowNotReady(workflow.id), WorkflowReady(workflow.id)]
     requeue(context, workflow, ORDER_RELEASE)
     return Done()
@@ -291,7 +298,12 @@ def _pause(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     return Done()
 
 
-def _resume(step: ApplyContext, workflow: Workflow) -> Done:
+def _resume(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
+    used_up = workflow.find_used_up()
+    if used_up is not None:
+        told = used_up_text(used_up, workflow.spent_of(used_up.name))
+        advice = f"raise it with `raftflow workflow budget raise {workflow.id} {used_up.name}=AMOUNT`"
+        return _conflict(workflow, f"{told}; {advice}")
     if not workflow.paused:
         return Done(changed=False)
     step.touch_workflow(workflow)
@@ -317,6 +329,7 @@ def _retry(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     workflow.finished_number = 0
     workflow.cancelled = False
     workflow.stopping = False
+    workflow.hold()
     if not step.spend(len(workflow.tasks)):
         begin_job(step, workflow, AgendaJob(JobKind.REVIVE, workflow.id))
         return Done()
@@ -350,7 +363,7 @@ def _revive(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> No
         if task.state is not TaskState.SUCCEEDED and _runs_again(workflow, task):
             if task.state is TaskState.FAILED and task.origin is not None and task.origin.handled:
                 workflow.handled -= 1
-            waits = task.open_needs or workflow.profiles[task.profile].cache is not None
+            waits = task.open_needs or is_admitted(workflow.profiles[task.profile])
             move(step, workflow, task, TaskEvent.REVIVED_WAITING if waits else TaskEvent.REVIVED_READY)
             task.failures = 0
             task.losses = 0
@@ -359,8 +372,8 @@ def _revive(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> No
             task.detail = ""
             if task.origin is not None:
                 task.origin.handled = False
-            if task.family is not None:
-                task.family.idle_parks = 0
+            if task.parking is not None:
+                task.parking = None
 
 
 def _runs_again(workflow: Workflow, task: Task) -> bool:

@@ -16,10 +16,13 @@ from raftflow.domain.contract.calls import ChildEnd, ChildrenFound
 from raftflow.domain.limits import ERROR_CHARS_MAX, INPUTS_PIECE_BYTES_MAX, INPUTS_PIECE_COUNT_MAX
 from raftflow.domain.tasks.children import Positions, child_ids, merge_ranges
 from raftflow.domain.tasks.states import FINAL, PUBLIC_NAME, TaskState
+from raftflow.machine.commands import spawning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from raftflow.domain.commands import ChildTask
+    from raftflow.domain.tasks.workflow import TaskSpec
     from raftflow.machine.machine import Machine
     from raftflow.machine.tables.tasks import Task
     from raftflow.machine.tables.workflows import Workflow
@@ -48,6 +51,18 @@ def numbers_of(workflow: Workflow, parent: Task, keys: Sequence[str]) -> list[in
             raise UnknownChildError(f"{parent.id} has no child with the key {key[:80]!r}: spawn it first")
         numbers.append(own[0])
     return numbers
+
+
+def known_children(
+    machine: Machine, workflow: Workflow, parent: Task, specs: tuple[TaskSpec, ...], children: tuple[ChildTask, ...]
+) -> list[int] | None:
+    """Return where children are that a live attempt spawns, if all are there already; None if a command must decide.
+
+    That needs no barrier: a child stays as long as its workflow, and what it runs never changes.
+    """
+    if workflow.stop_pending:
+        return None
+    return spawning.known_children(machine.state, workflow, parent, specs, children)
 
 
 class ChildCount:

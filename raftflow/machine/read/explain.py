@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,25 +12,31 @@ import msgspec
 from raftflow.domain.contract.views import TaskExplanation, WaitingKind
 from raftflow.domain.tasks.feasibility import Shape, suits
 from raftflow.domain.tasks.resources import show_amount
-from raftflow.domain.tasks.states import FINAL, PUBLIC_NAME, AgentState, TaskState
+from raftflow.domain.tasks.states import FINAL, PUBLIC_NAME, AgentState, AttemptOutcome, TaskState
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.commands.workflows import never_fits
+from raftflow.machine.read.effects import effect_text
 from raftflow.machine.read.preferences import avoided, budget
+from raftflow.machine.read.spending.budgets import pause_reason
+from raftflow.machine.read.spending.rates import rates_reason
 from raftflow.machine.read.steps import count_of
 from raftflow.machine.rules import cache, ledger
 from raftflow.machine.rules.backups import wants_backup
 from raftflow.machine.rules.lateness import expectation, seconds, why_backup
 from raftflow.machine.rules.stopping import at_limit
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.tables.waits.waits import KEPT_KINDS
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
     from raftflow.machine.tables.agents import Agent
-    from raftflow.machine.tables.tasks import Attempt, Family, Task
+    from raftflow.machine.tables.tasks import Attempt, Parking, Task
+    from raftflow.machine.tables.waits.waits import WaitRow
     from raftflow.machine.tables.workflows import Workflow
 
 WAITS_FOR_MAX = 100
 NAMES_MAX = 5
+ERROR_CHARS_MAX = 300
 UNFIT_CHARS_MAX = 200
 
 
@@ -45,6 +51,12 @@ class LeaderKnowledge(msgspec.Struct, frozen=True):
     """Agents that say that they can run nothing, and why."""
     now_ms: int = 0
     """The cluster's time."""
+    fetching: Callable[[str, int], bool] = lambda _agent, _fence: False
+    """Whether an agent says that an attempt has not started, because it still fetches its files."""
+    missing_code: Callable[[str], bool] = lambda _digest: False
+    """Whether the code bundle is missing on this replica's disk."""
+    rates_ahead: Mapping[str, int] = MappingProxyType({})
+    """Units of rate limits for which running attempts wait."""
 
 
 NO_MEMORY = LeaderKnowledge()
@@ -71,18 +83,22 @@ def explain(
             waits_for = [f"{equal[0].id}/{equal[1].id}"]
     elif task.state is TaskState.READY:
         reason, waiting = _ready(machine, workflow, task, memory)
-    elif task.state is TaskState.PARKED and task.family is not None:
-        reason, waiting = _parked(task.family), "children"
+        reason += _given_back(workflow, task.last, memory)
+    elif task.state is TaskState.PARKED and task.parking is not None:
+        reason, waiting = _parked(workflow, task.parking)
         waits_for = [workflow.tasks[position].id for position in islice(open_children(workflow, task), WAITS_FOR_MAX)]
     elif task.last is not None and not task.cached and task.state in _WITH_ATTEMPT:
         reason, waiting = _WITH_ATTEMPT[task.state](machine, task, task.last), _WAITING_KIND.get(task.state, "")
         if task.state is TaskState.RUNNING:
+            reason += _fetching(workflow, task.last, memory)
             reason += _backup(machine, workflow, task, task.last, max(machine.clock_ms, memory.now_ms))
     else:
         reason, waiting = task.detail or task.state.name.lower(), ""
     if (steps := count_of(workflow, task)) and task.state not in FINAL:
         reason += f"; {steps} of its steps {'are' if steps > 1 else 'is'} recorded"
-    if workflow.paused and task.state in _PAUSABLE:
+    if task.state in _PAUSABLE and (used_up := pause_reason(workflow)) is not None:
+        reason, waiting = f"{used_up}; {reason}", "budget"
+    elif workflow.paused and task.state in _PAUSABLE:
         reason, waiting = f"the workflow is paused; {reason}", "paused"
     placed = task.last if task.state in _PLACED and not task.cached else None
     return TaskExplanation(
@@ -96,21 +112,41 @@ def explain(
     )
 
 
+_GIVEN_BACK = frozenset({AttemptOutcome.ABANDONED, AttemptOutcome.AGENT_FAULT})
 _PLACED = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.FAILED})
 _WAITING_KIND: dict[TaskState, WaitingKind] = {TaskState.DELAYED: "back-off", TaskState.QUEUED: "queued"}
 _PAUSABLE = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY, TaskState.QUEUED, TaskState.PARKED})
 
 
-def _parked(family: Family) -> str:
-    if family.mode == "any":
-        return f"parked: waits for the first of {family.awaited} children"
-    return f"parked: waits for {family.awaited_open} of {family.awaited} children"
+def _parked(workflow: Workflow, parking: Parking) -> _Told:
+    told = []
+    kind: WaitingKind = "children"
+    if parking.awaits and parking.mode == "any":
+        told.append(f"waits for the first of {parking.awaited} children")
+    elif parking.awaits:
+        told.append(f"waits for {parking.awaited_open} of {parking.awaited} children")
+    for number in parking.waits[:NAMES_MAX]:
+        assert workflow.waits is not None  # noqa: S101 - the task has this one
+        row = workflow.waits.rows[number]
+        told.append(effect_text(workflow, row) if row.kind == "effect" else _wait_text(row))
+        kind = row.kind
+    if len(parking.waits) > NAMES_MAX:
+        told.append(f"{len(parking.waits) - NAMES_MAX} more")
+    return f"parked: {' or '.join(told)}", kind
+
+
+def _wait_text(row: WaitRow) -> str:
+    """Say what a wait is for, since when, and until when."""
+    name = f" {row.name!r}" if row.kind in {"signal", "approval"} else ""
+    number = f" (id {row.number})" if row.kind in KEPT_KINDS else ""
+    until = f", at most until {iso_utc(row.deadline_ms)}" if row.deadline_ms else ""
+    return f"waits for {row.kind}{name}{number} since {iso_utc(row.begun_ms)}{until}"
 
 
 def open_children(workflow: Workflow, task: Task) -> Iterator[int]:
     """Yield the positions of the children that a parked task waits for and that have not ended."""
-    family = task.family
-    for first, last in () if family is None else family.awaits:
+    parking = task.parking
+    for first, last in () if parking is None else parking.awaits:
         for child in workflow.tasks[first : last + 1]:
             if child.origin is not None and child.origin.parent == task.position and child.state not in FINAL:
                 yield child.position
@@ -139,6 +175,30 @@ def _running(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: AR
     elif attempt.order == ORDER_STOP:
         text = f"{text}; the agent was told to stop it"
     return text
+
+
+def _fetching(workflow: Workflow, attempt: Attempt, memory: LeaderKnowledge) -> str:
+    """Say that a running attempt has not started yet, and why."""
+    if not memory.fetching(attempt.agent, attempt.fence):
+        return ""
+    if not workflow.code:
+        return "; it has not started: its agent fetches its inputs"
+    return f"; it has not started: its agent fetches its code bundle {workflow.code}{_no_code(workflow, memory)}"
+
+
+def _given_back(workflow: Workflow, attempt: Attempt | None, memory: LeaderKnowledge) -> str:
+    """Say why the last attempt of a ready task was given back, if its agent could not run it."""
+    if attempt is None or not attempt.error or attempt.outcome not in _GIVEN_BACK:
+        return ""
+    error = attempt.error[:ERROR_CHARS_MAX]
+    return f"; attempt {attempt.number} was given back by {attempt.agent}: {error}{_no_code(workflow, memory)}"
+
+
+def _no_code(workflow: Workflow, memory: LeaderKnowledge) -> str:
+    """Say what to do about a code bundle that is missing."""
+    if not workflow.code or not memory.missing_code(workflow.code):
+        return ""
+    return ", which is missing on this replica: `raftflow bundle send FOLDER` with the same code brings it back"
 
 
 def _backup(machine: Machine, workflow: Workflow, task: Task, attempt: Attempt, now_ms: int) -> str:
@@ -204,6 +264,9 @@ def _ready(machine: Machine, workflow: Workflow, task: Task, memory: LeaderKnowl
     if budget(machine, workflow.id) == 0:
         most = workflow.max_parallel
         return f"its workflow may have {most} of its tasks under way at a time, and has", "max-parallel"
+    rates = workflow.profiles[task.profile].rates
+    if rates and (why := rates_reason(machine, rates, max(machine.clock_ms, memory.now_ms), memory.rates_ahead)):
+        return why, "rate"
     up = {agent.name: None for agent in able if agent.state is AgentState.UP}
     return _in_turn(machine, task, shape, taking, up, memory)
 

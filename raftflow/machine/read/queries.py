@@ -39,6 +39,7 @@ from raftflow.machine.read.scheduling import (
     urgency_of,
     workflows_with_ready,
 )
+from raftflow.machine.read.spending.budgets import pause_reason
 from raftflow.machine.read.steps import count_of
 from raftflow.machine.rules import learning
 from raftflow.machine.rules.learning import Estimate, estimate_of
@@ -125,6 +126,7 @@ def _workflow_view(workflow: Workflow) -> WorkflowView:
         priority=workflow.priority,
         warnings=list(workflow.warnings),
         code=workflow.code or None,
+        pause_reason=pause_reason(workflow),
     )
 
 
@@ -374,6 +376,7 @@ def kinds(machine: Machine) -> KindList:
                 count=estimate.count,
                 mean_s=estimate.mean_ms / 1000,
                 deviation_s=estimate.deviation_ms / 1000,
+                span_s=estimate.span_ms / 1000 if estimate.span_ms else None,
                 cpu_s=estimate.cpu_ms / 1000 if estimate.cpu_ms else None,
                 peak_mib=estimate.peak_mib or None,
                 learnt_at=iso_utc(learnt[kind].last_ms),

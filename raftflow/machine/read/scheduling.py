@@ -70,6 +70,7 @@ def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | Non
         avoid=avoid,
         avoid_hard=avoid_hard,
         limited=workflow.max_parallel is not None,
+        rates=workflow.profiles[found.profile].rates,
     )
 
 

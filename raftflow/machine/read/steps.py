@@ -85,4 +85,5 @@ def _as_known(row: StepRow) -> KnownStep:
         function=row.function,
         result=msgspec.Raw(row.result),
         at_ms=row.at_ms,
+        fence=row.fence,
     )

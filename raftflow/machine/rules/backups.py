@@ -31,6 +31,7 @@ from raftflow.machine.rules.context import move
 from raftflow.machine.rules.growth import memory_of
 from raftflow.machine.rules.lateness import why_backup
 from raftflow.machine.rules.stopping import at_limit, void
+from raftflow.machine.tables.spending.rates import take_all
 from raftflow.machine.tables.tasks import ORDER_NONE, Attempt, LossHistory
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _start(step: ApplyContext, placement: Placement) -> int:
         or at_limit(workflow)
         or _holder(task) == agent.name
         or not (ledger.fits(agent, profile.shape) and suits(profile.shape, agent.capacity, agent.labels))
+        or (profile.rates and not take_all(state.rates, profile.rates, step.clock_ms))
     ):
         return 0
     state.fence = fence = state.fence + 1

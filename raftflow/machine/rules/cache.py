@@ -15,6 +15,9 @@ is not paused (`YIELDED`).
 A success can be that of many: those in line, whatever needs them and is cached too, and so on. They are worked off
 in a list, not by recursion, and beyond `CASCADE_MAX` successes in one command tasks run by themselves. So does a task
 that is given more than `CACHE_INPUTS_BYTES_MAX`, unless it names its key.
+
+A task that its document makes a wait is admitted here too: the wait begins when the command that admits it is done
+(`commands/waits/documents.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.limits import CACHE_INPUTS_BYTES_MAX, CACHE_LINE_MAX
 from raftflow.domain.replies import Cleared
+from raftflow.domain.tasks.program import TaskWait
 from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState
 from raftflow.domain.values.cachekeys import automatic_key, fill
 from raftflow.machine.rules.agenda import owe_needs
@@ -111,6 +115,9 @@ def waits_for(state: State, workflow: Workflow, task: Task) -> tuple[Workflow, T
 def _enter(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) -> None:
     """Admit one task."""
     state = step.state
+    if type(workflow.profiles[task.profile].program) is TaskWait:
+        step.waits_due.append((workflow, task))
+        return
     if _is_given_too_much(workflow, task):
         move(step, workflow, task, TaskEvent.NEEDS_MET)
         return
@@ -183,7 +190,8 @@ def _tell(step: ApplyContext, workflow: Workflow, dependents: Sequence[int], wor
         ready = is_last_need(dependent) and not workflow.stop_pending
         dependent.open_needs -= 1
         if ready:
-            if workflow.profiles[dependent.profile].cache is None:
+            profile = workflow.profiles[dependent.profile]
+            if profile.cache is None and type(profile.program) is not TaskWait:
                 move(step, workflow, dependent, TaskEvent.NEEDS_MET)
             else:
                 _enter(step, workflow, dependent, work)
@@ -265,7 +273,7 @@ def _stops(workflow: Workflow) -> bool:
 
 def _order(state: State, member: tuple[int, int]) -> tuple[bool, int]:
     workflow = state.by_number[member[0]]
-    return workflow.paused, -workflow.priority
+    return workflow.paused or workflow.used_up, -workflow.priority
 
 
 def _find(state: State, member: tuple[int, int]) -> tuple[Workflow, Task]:

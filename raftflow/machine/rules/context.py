@@ -26,19 +26,24 @@ from raftflow.domain.features import LEVEL, highest_need
 from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskState
 from raftflow.machine.rules.step_limits import STEP_LIMITS, StepLimits
 from raftflow.machine.tables.discard import Discarded
-from raftflow.machine.tables.tasks import is_awaited
+from raftflow.machine.tables.tasks import Parking, is_awaited
+from raftflow.machine.tables.waits.waits import WaitEnd
 
 if TYPE_CHECKING:
     from raftflow.machine.tables.agents import Agent
     from raftflow.machine.tables.copy_on_write import CopyOnWrite
     from raftflow.machine.tables.state import State
-    from raftflow.machine.tables.tasks import Attempt, Family, SpawnOrigin, Task
+    from raftflow.machine.tables.tasks import Attempt, SpawnOrigin, Task
+    from raftflow.machine.tables.waits.waits import WaitRow
     from raftflow.machine.tables.workflows import Workflow
 
 Transition = tuple[str, str, str, str, str, int, int, str]
 """The fields of `contract.AuditTransition`, which has the same encoding."""
 
 _READY, _PARKED, _DONE = TaskState.READY, TaskState.PARKED, TaskState.SUCCEEDED
+
+NOTES_MAX = 20
+"""Notes in the detail of one audit record. Of the others their number is told."""
 
 COALESCE_MIN = 1_000
 """From this many moves of tasks of one workflow on, one event reports all of them."""
@@ -88,6 +93,7 @@ class ApplyContext:
         "notes",
         "state",
         "transitions",
+        "waits_due",
         "workflows_changed",
     )
 
@@ -114,6 +120,8 @@ class ApplyContext:
         self.events: list[Event] = []
         self.coalescing: Workflow | None = None
         """A workflow of which many tasks move now, reported by one event: see `coalesce_events`."""
+        self.waits_due: list[tuple[Workflow, Task]] = []
+        """Tasks whose waits begin at the end of the current command: their documents say that they wait."""
         self.agents_changed: dict[str, None] = {}
         self.workflows_changed: dict[str, None] = {}
 
@@ -207,6 +215,8 @@ def move(
         step.events.append(TaskNotReady(workflow.id, task.position))
     if row.opened:
         workflow.open += row.opened
+        if task.parking is not None and task.parking.open:
+            _withdraw_waits(step, workflow, task, task.parking)
         if task.origin is not None:
             _tell_parent(step, workflow, task, task.origin, row.opened)
         if workflow.open == 0 and not workflow.jobs:
@@ -220,25 +230,56 @@ def _tell_parent(step: ApplyContext, workflow: Workflow, child: Task, origin: Sp
     assert family is not None  # noqa: S101 - it has this child
     step.touch_task(workflow, parent)
     family.open += opened
-    if parent.state is _PARKED and is_awaited(family, child.position):
-        family.awaited_open += opened
+    parking = parent.parking
+    if parent.state is _PARKED and parking is not None and is_awaited(parking, child.position):
+        parking.awaited_open += opened
         # A task of a workflow that is being stopped stays as it is until it is cancelled.
-        over = not family.awaited_open or family.mode == "any"
-        if not workflow.stop_pending and (over or (family.mode == "succeeded" and child.state is not _DONE)):
-            wake(step, workflow, parent, family)
+        over = not parking.awaited_open or parking.mode == "any"
+        if not workflow.stop_pending and (over or (parking.mode == "succeeded" and child.state is not _DONE)):
+            wake(step, workflow, parent)
 
 
-def wake(step: ApplyContext, workflow: Workflow, task: Task, family: Family) -> None:
-    """Make a parked task ready: what it waited for has ended."""
-    move(step, workflow, task, TaskEvent.CHILDREN_ENDED)
-    clear_awaits(family)
+def wake(step: ApplyContext, workflow: Workflow, task: Task) -> None:
+    """Make a parked task ready: what it waited for has happened."""
+    move(step, workflow, task, TaskEvent.WAIT_OVER)
+    clear_awaits(task)
 
 
-def clear_awaits(family: Family) -> None:
+def parking_of(task: Task) -> Parking:
+    """Return what a task waits for. The caller has kept the task as it was."""
+    parking = task.parking
+    if parking is None:
+        parking = task.parking = Parking()
+    return parking
+
+
+def clear_awaits(task: Task) -> None:
     """Note that a task is not parked any more. It has moved before."""
-    family.awaits = ()
-    family.mode = "all"
-    family.awaited = family.awaited_open = 0
+    parking = task.parking
+    if parking is None:
+        return
+    if parking.open or parking.idle_parks or parking.asked_ms:
+        task.parking = Parking(open=parking.open, idle_parks=parking.idle_parks, asked_ms=parking.asked_ms)
+    else:
+        task.parking = None
+
+
+def close_wait(step: ApplyContext, workflow: Workflow, task: Task, row: WaitRow, end: WaitEnd) -> None:
+    """Take a wait from the open ones."""
+    step.touch_task(workflow, task)
+    step.state.waits.end(row, end)
+    parking = parking_of(task)
+    parking.open = tuple([number for number in parking.open if number != row.number])
+
+
+def _withdraw_waits(step: ApplyContext, workflow: Workflow, task: Task, parking: Parking) -> None:
+    """End the waits of a task that has ended without them."""
+    waits = workflow.waits
+    assert waits is not None  # noqa: S101 - it has these
+    for number in parking.open:
+        step.state.waits.end(waits.rows[number], WaitEnd("withdrawn", step.clock_ms))
+    parking.open = ()
+    clear_awaits(task)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from raftflow.domain.limits import DURATION_MS_MAX, KINDS_MAX, RESOURCE_UNITS_MAX
+from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.machine.tables.kinds import Learnt
 
 if TYPE_CHECKING:
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import State
-    from raftflow.machine.tables.tasks import Profile
+    from raftflow.machine.tables.tasks import Profile, Task
 
 FORGOTTEN = KINDS_MAX // 10
 """Kinds that are dropped together when the table is full, because finding the oldest means looking at all."""
@@ -35,6 +36,8 @@ class Estimate(msgspec.Struct, frozen=True):
     """CPU time; 0 if no agent has told."""
     peak_mib: int
     """Largest memory of late; 0 if no agent has told."""
+    span_ms: int = 0
+    """Of tasks with children: from the first start to the end; 0 for none."""
 
 
 def learn(step: ApplyContext, profile: Profile, duration_ms: int, cpu_ms: int = 0, peak_mib: int = 0) -> None:
@@ -71,6 +74,26 @@ def learn(step: ApplyContext, profile: Profile, duration_ms: int, cpu_ms: int = 
         known.peak_mib = before + ((peak_mib - before) >> 3) if before > peak_mib else peak_mib
 
 
+def learn_span(step: ApplyContext, profile: Profile, task: Task) -> None:
+    """Learn how long a task with children took, which succeeds now: from the first of the attempts that parked.
+
+    The time in which it waited for a signal or a person is not in it: the next task waits for somebody else. Call
+    `learn` before.
+    """
+    known = None if profile.kind is None else step.state.kinds_learnt.get(profile.kind)
+    if known is None or task.last is None:
+        return
+    began_ms = task.last.started_ms
+    for earlier in reversed(task.history):
+        if earlier.outcome is not AttemptOutcome.PARKED:
+            break
+        began_ms = earlier.started_ms
+    asked_ms = task.parking.asked_ms if task.parking is not None and began_ms != task.last.started_ms else 0
+    least_ms = max(step.clock_ms - task.last.started_ms, 1)  # of a long row the first attempts are not remembered
+    span_us = min(max(step.clock_ms - began_ms - asked_ms, least_ms), DURATION_MS_MAX) * 1000
+    known.span_us = known.span_us + ((span_us - known.span_us) >> 3) if known.span_us else span_us
+
+
 def _first(step: ApplyContext, kind: str, duration_ms: int) -> Learnt:
     """Begin a kind with its first time."""
     table = step.state.kinds_learnt
@@ -88,14 +111,21 @@ def _forget(state: State) -> None:
 
 
 def expected_ms(state: State, profile: Profile) -> int | None:
-    """Return the expected duration of a task whose document has none: ms, at least 1, None if unknown."""
+    """Return the expected duration of a task whose document has none: ms, at least 1, None if unknown.
+
+    Of a task with children it is the whole time until its end, also while it was parked: what needs it waits so long.
+    """
     known = None if profile.kind is None else state.kinds_learnt.get(profile.kind)
-    return None if known is None else max(1, known.mean_us // 1000)
+    return None if known is None else _expected_ms(known)
 
 
 def expected_times(state: State) -> dict[str, int]:
-    """Return the default expected duration (ms, at least 1) of the tasks of each known kind."""
-    return {kind: max(1, known.mean_us // 1000) for kind, known in state.kinds_learnt.items()}
+    """Return the default expected duration of the tasks of each known kind, as `expected_ms` does."""
+    return {kind: _expected_ms(known) for kind, known in state.kinds_learnt.items()}
+
+
+def _expected_ms(known: Learnt) -> int:
+    return max(1, (known.span_us or known.mean_us) // 1000)
 
 
 def estimate(state: State, kind: str | None) -> Estimate | None:
@@ -113,4 +143,5 @@ def estimate_of(learnt: Learnt) -> Estimate:
         deviation_ms=learnt.deviation_us // 1000,
         cpu_ms=learnt.cpu_ms,
         peak_mib=learnt.peak_mib,
+        span_ms=learnt.span_us // 1000,
     )

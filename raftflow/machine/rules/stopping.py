@@ -41,8 +41,8 @@ def cancel_task(step: ApplyContext, workflow: Workflow, task: Task, why: str) ->
     move(step, workflow, task, TaskEvent.CANCELLED)
     task.finished_ms = step.clock_ms
     task.detail = why
-    if parked and task.family is not None:
-        clear_awaits(task.family)
+    if parked:
+        clear_awaits(task)
     if task.claim:
         cache.release_claim(step, workflow, task)
 
@@ -88,11 +88,13 @@ def void(step: ApplyContext, agent: Agent, fence: int) -> None:
 def stop_workflow(step: ApplyContext, workflow: Workflow, why: str) -> None:
     """Cancel everything that has no live attempt and tell live attempts to stop. A large workflow is blocked first.
 
-    The caller has set the field that says so.
+    The caller has set the field that says so. What is stopped is neither asked back nor admitted any more, so those
+    jobs end. A wait of a document can fail while the rest of its workflow is still being admitted.
     """
-    requeue = step.state.agenda.get(JobKind.REQUEUE, workflow.id)
-    if requeue is not None:
-        end_job(step, workflow, requeue)
+    for kind in (JobKind.REQUEUE, JobKind.REVIVE):
+        job = step.state.agenda.get(kind, workflow.id)
+        if job is not None:
+            end_job(step, workflow, job)
     if not step.spend(len(workflow.tasks)):
         begin_job(step, workflow, AgendaJob(JobKind.STOP, workflow.id, why=why))
         return

@@ -1,4 +1,4 @@
-"""What must hold of children and their parents."""
+"""What must hold of children and their parents, and of parked tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.tasks.states import FINAL, LIVE_ATTEMPT, TaskState
-from raftflow.machine.tables.tasks import ORDER_STOP, ChildCounts, is_awaited, is_over
+from raftflow.machine.tables.tasks import ORDER_STOP, ChildCounts, Parking, is_awaited, is_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,16 +25,17 @@ def family_problems(workflow: Workflow) -> Iterator[str]:
             handled += task.state is TaskState.FAILED and task.origin.handled
             for problem in _origin_problems(workflow, task, task.origin):
                 yield f"task {task.id}: {problem}"
-        if task.state is TaskState.PARKED and task.family is None:
-            yield f"task {task.id}: is parked and has no children"
     if handled != workflow.handled:
         yield f"{workflow.handled} failed children counted that are their parents' matter, there are {handled}"
     if len(workflow.tasks) > limits.TASKS_GROWN_MAX:
         yield f"has {len(workflow.tasks)} tasks"
     for task in workflow.tasks:
+        own = children.pop(task.position, []) if task.family is not None else []
         if task.family is not None:
-            for problem in _family_problems(workflow, task, task.family, children.pop(task.position, [])):
+            for problem in _family_problems(workflow, task.family, own):
                 yield f"task {task.id}: {problem}"
+        for problem in _parking_problems(workflow, task, own):
+            yield f"task {task.id}: {problem}"
     for position in children:
         yield f"the task at {position} has children and does not know it"
 
@@ -65,7 +66,7 @@ def _is_called_off(task: Task) -> bool:
     return task.state in LIVE_ATTEMPT and all(attempt.order == ORDER_STOP for attempt in attempts)
 
 
-def _family_problems(workflow: Workflow, task: Task, family: Family, children: list[Task]) -> Iterator[str]:
+def _family_problems(workflow: Workflow, family: Family, children: list[Task]) -> Iterator[str]:
     still_open = sum(child.state not in FINAL for child in children)
     if (family.count, family.open) != (len(children), still_open):
         yield f"{family.open} of {family.count} children open counted, there are {still_open} of {len(children)}"
@@ -79,14 +80,18 @@ def _family_problems(workflow: Workflow, task: Task, family: Family, children: l
         position = -1 if child.origin is None else child.origin.previous
     if chain[::-1] != children or position != -1:
         yield "the chain of its children does not match them"
-    awaited = [child for child in children if is_awaited(family, child.position)]
+
+
+def _parking_problems(workflow: Workflow, task: Task, children: list[Task]) -> Iterator[str]:
+    parking = Parking() if task.parking is None else task.parking
+    awaited = [child for child in children if is_awaited(parking, child.position)]
     awaited_open = sum(child.state not in FINAL for child in awaited)
-    if (family.awaited, family.awaited_open) != (len(awaited), awaited_open):
-        yield f"waits for {family.awaited_open} of {family.awaited}, there are {awaited_open} of {len(awaited)}"
+    if (parking.awaited, parking.awaited_open) != (len(awaited), awaited_open):
+        yield f"waits for {parking.awaited_open} of {parking.awaited}, there are {awaited_open} of {len(awaited)}"
     parked = task.state is TaskState.PARKED
-    if parked != bool(family.awaits):
-        yield f"is {task.state.name} and waits for {family.awaits}"
+    if parked != bool(parking.awaits or parking.waits):
+        yield f"is {task.state.name} and waits for {parking.awaits} and {parking.waits}"
     succeeded = sum(child.state is TaskState.SUCCEEDED for child in awaited)
-    over = is_over(family.mode, ChildCounts(len(awaited), awaited_open, succeeded))
-    if parked and over and not workflow.blocked:
+    over = bool(parking.awaits) and is_over(parking.mode, ChildCounts(len(awaited), awaited_open, succeeded))
+    if parked and not workflow.blocked and (over or any(each not in parking.open for each in parking.waits)):
         yield "is parked although what it waits for has ended"

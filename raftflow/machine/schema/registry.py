@@ -16,6 +16,10 @@ from raftflow.machine.schema import (
     workflows,
 )
 from raftflow.machine.schema.declaration import Counter, Limit, Reason, Restoring, Saved, Table
+from raftflow.machine.schema.effects.declaration import EFFECT_NUMBER, EFFECTS
+from raftflow.machine.schema.identities import tokens
+from raftflow.machine.schema.spending import rates
+from raftflow.machine.schema.waits import signals, waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +37,8 @@ TABLES: tuple[Table, ...] = (
     agenda.AGENDA,
     uploads.BUNDLES,
     workflows.BY_NUMBER,
+    waits.WAITS,
+    signals.SIGNALS,
     workflows.FINISHED,
     workflows.LIVE_TASKS,
     workflows.RESULT_BYTES,
@@ -43,6 +49,9 @@ TABLES: tuple[Table, ...] = (
     timers.TIMERS,
     timers.AGENT_TIMERS,
     steps.STEPS,
+    rates.RATES,
+    EFFECTS,
+    tokens.TOKENS,
 )
 """In the order in which a snapshot holds them. Tasks name agents, so agents come first."""
 
@@ -51,6 +60,9 @@ COUNTERS: tuple[Counter, ...] = (
     agents.INCARNATION,
     workflows.WORKFLOW_NUMBER,
     workflows.FINISHED_NUMBER,
+    EFFECT_NUMBER,
+    waits.WAIT_NUMBER,
+    signals.SIGNAL_NUMBER,
 )
 """Numbers in the header of a snapshot. The header holds `State.feature_level` too: it is needed before the rest."""
 

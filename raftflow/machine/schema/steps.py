@@ -9,7 +9,7 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.machine.schema.declaration import Frozen, Limit, Reason, Restoring, Saved, SnapshotError, Table, batches
-from raftflow.machine.tables.steps import StepRow
+from raftflow.machine.tables.steps import Spending, StepRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,6 +64,9 @@ def _derive(restoring: Restoring) -> None:
         if workflow is None or any(not 0 <= task < len(workflow.tasks) for task in steps.by_task):
             raise SnapshotError(f"workflow {number} has records of steps, and not the tasks")
         workflow.steps = steps
+        if workflow.find_used_up() is not None:
+            workflow.used_up = True
+            workflow.hold()
 
 
 def _problems(state: State, clock_ms: int) -> Iterator[str]:
@@ -104,6 +107,13 @@ def _workflow_problems(state: State, workflow: Workflow, number: int, clock_ms: 
         yield "a step is recorded twice"
     if max(map(len, by_task.values()), default=0) > limits.STEPS_PER_TASK_MAX:
         yield f"one of its tasks has more than {limits.STEPS_PER_TASK_MAX} steps"
+    spending = Spending()
+    for row in steps.rows:
+        if row.spent:
+            spending.add(row.task, row.spent)
+    counted = steps.spending or Spending()
+    if (counted.total, counted.by_task) != (spending.total, spending.by_task):
+        yield f"{counted.total} counted as spent, its steps have spent {spending.total}"
     if steps.size_bytes != (size_bytes := sum(row.size_bytes for row in steps.rows)):
         yield f"{steps.size_bytes} bytes of steps counted, there are {size_bytes}"
     if steps.size_bytes > limits.STEPS_BYTES_PER_WORKFLOW_MAX:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from raftflow.machine.tables.state import State
     from raftflow.machine.tables.tasks import Task
+    from raftflow.machine.tables.workflows import Workflow
 
 
 def _derive(restoring: Restoring) -> None:
@@ -24,15 +25,27 @@ def _derive(restoring: Restoring) -> None:
             for task in workflow.tasks:
                 if task.state is TaskState.DELAYED:
                     timers.add(workflow, task, task.due_ms, BACKOFF)
+        if workflow.waits is not None:
+            for due_ms, number, position in _ends_of_waits(workflow):
+                timers.add(workflow, workflow.tasks[position], due_ms, -number)
     for fence, workflow, task in restoring.live:
         deadline_ms = attempt_of(task, fence).deadline_ms
         if deadline_ms:
             timers.add(workflow, task, deadline_ms, fence)
 
 
+def _ends_of_waits(workflow: Workflow) -> list[tuple[int, int, int]]:
+    """Return when each open wait ends, with its number and the position of its task."""
+    rows = () if workflow.waits is None else workflow.waits.rows.values()
+    return [(row.deadline_ms, row.number, row.task) for row in rows if row.deadline_ms and row.end is None]
+
+
 def _problems(state: State, _: int) -> Iterator[str]:
     timers = set(state.timers)
     for workflow in state.workflows.values():
+        for due_ms, number, position in _ends_of_waits(workflow):
+            if (due_ms, workflow.number, position, -number) not in timers:
+                yield f"workflow {workflow.id}: the timer of wait {number} for {due_ms} is missing"
         for task in workflow.tasks:
             for due_ms, fence in _timers_of(task):
                 if (due_ms, workflow.number, task.position, fence) not in timers:
@@ -51,11 +64,13 @@ def _timers_of(task: Task) -> list[tuple[int, int]]:
 
 TIMERS = Table(
     name="timers",
-    about="ends of back-offs, and deadlines of running attempts",
-    saved=Reason("tasks and attempts hold their times"),
+    about="ends of back-offs and of waits, and deadlines of running attempts",
+    saved=Reason("tasks, attempts and waits hold their times"),
     derive=_derive,
     problems=_problems,
-    limit=Reason("two for each live task; `Timers.sweep` drops those that are void before they are the most"),
+    limit=Reason(
+        "two for each live task, one for each open wait; `Timers.sweep` drops void ones before they are the most"
+    ),
     retire=Reason("a timer of a task that is gone is void"),
     parts=Reason("one list of plain tuples; it is freed at once"),
 )

@@ -78,6 +78,7 @@ class UploadReader:
             tasks=record.tasks,
             needs=record.needs,
             code=record.code,
+            budgets=record.budgets,
         )
         self._pieces = record.pieces
 

@@ -37,8 +37,11 @@ def workflow_problems(workflow: Workflow) -> Iterator[str]:
         yield f"{unfinished} tasks have not ended, finished at {workflow.finished_ms}"
     if workflow.paused and (workflow.finished_ms or workflow.cancelled):
         yield "paused although it has ended or is cancelled"
-    if workflow.held != (workflow.paused or workflow.blocked):
-        yield "is held although it is neither paused nor blocked, or the other way round"
+    if workflow.used_up != (workflow.find_used_up() is not None):
+        yield "a budget is used up and the workflow does not know it, or the other way round"
+    held = (workflow.paused or workflow.blocked or workflow.used_up) and not workflow.finished_ms
+    if workflow.held != held:
+        yield "is held although it is neither paused nor blocked, nor its budget used up, or the other way round"
     if [workflow.by_id.get(task.id) for task in workflow.tasks] != list(workflow.tasks):
         yield "the table of ids does not match its tasks"
     below: list[list[int]] = [[] for _ in workflow.tasks]

@@ -95,6 +95,7 @@ class WorkflowReader:
         workflow.code = record.code
         workflow.facts = record.facts
         workflow.spawned_bytes = record.spawned_bytes
+        workflow.budgets = record.budgets
         self._profiles, self._tasks = [], []
         self._profiles_expected, self._tasks_expected = record.profiles, record.tasks
 

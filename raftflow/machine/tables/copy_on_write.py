@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.preparation import GraphFacts
 from raftflow.domain.tasks.states import AgentState
 from raftflow.domain.tasks.workflow import OnFailure
@@ -56,6 +57,7 @@ class WorkflowRecord(msgspec.Struct, array_like=True, frozen=True):
     facts: GraphFacts
     spawned_bytes: int = 0
     code: str = ""
+    budgets: tuple[Budget, ...] = ()
 
 
 class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -103,6 +105,7 @@ def encode_workflow(workflow: Workflow) -> bytes:
             workflow.facts,
             workflow.spawned_bytes,
             workflow.code,
+            workflow.budgets,
         )
     )
 

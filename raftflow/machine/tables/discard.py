@@ -59,6 +59,12 @@ def _parts_of(thing: object) -> Iterable[Any] | None:
         parts = [thing.profiles, thing.dependents, thing.by_id, thing.tasks]
         if thing.steps is not None:
             parts += [thing.steps.rows, thing.steps.places, thing.steps.by_task]
+        if thing.effects is not None:
+            parts += [thing.effects.rows, thing.effects.numbers, thing.effects.by_task, thing.effects.unrecorded]
+        if thing.waits is not None:
+            parts += [thing.waits.rows, *thing.waits.listening.values()]
+        if thing.signals is not None:
+            parts += [thing.signals.keys, thing.signals.kept]
         return parts
     if isinstance(thing, Upload):
         return (thing.workflow, thing.pieces, thing.dependents, thing.tasks)

@@ -16,3 +16,5 @@ class Learnt(msgspec.Struct, array_like=True, gc=False):
     peak_mib: int
     last_ms: int
     """When it was learnt last."""
+    span_us: int = 0
+    """Of tasks with children: from the first start to the end, also while they were parked. 0 for none."""

@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from raftflow.domain.commands import AnyCommand, FinishWorkflow, SubmitWorkflow
+from raftflow.domain.commands import AnyCommand, FinishWorkflow, SendSignal, SubmitWorkflow
 from raftflow.domain.replies import AnyReply
 
 FINGERPRINT_BYTES = 16
@@ -26,6 +26,8 @@ def fingerprint_of(command: AnyCommand) -> bytes:
         return command.fingerprint
     if isinstance(command, SubmitWorkflow):
         command = msgspec.structs.replace(command, at_ms=0, actor="", workflow_id="")
+    elif isinstance(command, SendSignal):
+        command = msgspec.structs.replace(command, at_ms=0, actor="", checked=0)
     else:
         command = msgspec.structs.replace(command, at_ms=0, actor="")
     return blake2b(_encoder.encode(command), digest_size=FINGERPRINT_BYTES).digest()

@@ -10,12 +10,17 @@ from raftflow.domain.tasks.feasibility import Shape
 from raftflow.machine.tables.agenda import Agenda
 from raftflow.machine.tables.agents import Agent, AgentClass
 from raftflow.machine.tables.bundles import BundleTable
+from raftflow.machine.tables.effects.table import EffectTable
+from raftflow.machine.tables.identities.tokens import TokenTable
 from raftflow.machine.tables.kinds import Learnt
 from raftflow.machine.tables.requests import RequestTable
 from raftflow.machine.tables.results import Claim, ResultTable
+from raftflow.machine.tables.spending.rates import RateTable
 from raftflow.machine.tables.steps import StepTable
 from raftflow.machine.tables.timers import AgentTimers, Timers
 from raftflow.machine.tables.uploads import Upload
+from raftflow.machine.tables.waits.signals import SignalTable
+from raftflow.machine.tables.waits.waits import WaitTable
 from raftflow.machine.tables.workflows import Workflow
 
 
@@ -54,6 +59,16 @@ class State:
         """Tasks that they will have."""
         self.steps = StepTable()
         """Records of durable steps."""
+        self.rates = RateTable()
+        """Rate limits by name, in the order in which they were set."""
+        self.tokens = TokenTable()
+        """Who may ask, and for what."""
+        self.effects = EffectTable()
+        """Calls of the world outside that must not happen twice."""
+        self.waits = WaitTable()
+        """What tasks wait for, apart from other tasks."""
+        self.signals = SignalTable()
+        """Signals that were sent before a wait for them began, and the keys of all."""
         self.bundles = BundleTable()
         """Code bundles that workflows refer to."""
         self.agenda = Agenda()
@@ -63,6 +78,9 @@ class State:
         self.incarnation = 0
         self.workflow_number = 0
         self.finished_number = 0
+        self.effect_number = 0
+        self.wait_number = 0
+        self.signal_number = 0
         self.feature_level = LEVEL_FIRST
         """See `domain.features`."""
 

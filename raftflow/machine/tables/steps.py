@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from raftflow.domain.tasks.budgets import Amounts
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STEP_OVERHEAD_BYTES = 256
 """What a record is taken to need beside its texts and its result."""
+
+SPENT_BYTES = 64
+"""What each thing that a step has spent is taken to need."""
 
 
 class StepRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -36,11 +41,28 @@ class StepRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     fence: int
     """Of the attempt that recorded it."""
     at_ms: int
+    spent: Amounts = ()
+    """What the step has spent, in millionths."""
 
     @property
     def size_bytes(self) -> int:
         """What counts against the bounds in bytes."""
-        return len(self.name) + len(self.function) + len(self.result) + STEP_OVERHEAD_BYTES
+        size = len(self.name) + len(self.function) + len(self.result) + STEP_OVERHEAD_BYTES
+        return size + SPENT_BYTES * len(self.spent) if self.spent else size
+
+
+class Spending(msgspec.Struct, gc=False, eq=False):
+    """What the steps of one workflow have spent, in millionths by name: the sums over its records."""
+
+    total: dict[str, int] = msgspec.field(default_factory=dict)
+    by_task: dict[int, dict[str, int]] = msgspec.field(default_factory=dict)
+
+    def add(self, task: int, spent: Amounts) -> None:
+        """Count what one step has spent."""
+        own = self.by_task.setdefault(task, {})
+        for name, amount in spent:
+            self.total[name] = self.total.get(name, 0) + amount
+            own[name] = own.get(name, 0) + amount
 
 
 class WorkflowSteps(msgspec.Struct, gc=False, eq=False):
@@ -53,6 +75,8 @@ class WorkflowSteps(msgspec.Struct, gc=False, eq=False):
     by_task: dict[int, array[int]] = msgspec.field(default_factory=dict)
     """For each task that has records: where in `rows` they are."""
     size_bytes: int = 0
+    spending: Spending | None = None
+    """None while nothing was spent."""
 
     def count(self, task: int) -> int:
         """Return how many records a task has."""
@@ -69,15 +93,19 @@ class WorkflowSteps(msgspec.Struct, gc=False, eq=False):
         place = self.places[row.task, row.name, row.occurrence]
         return (self.rows[number] for number in islice(self.by_task[row.task], place + 1, None))
 
-    def add(self, row: StepRow) -> None:
-        """Add a record. There must be none of its task under its name and occurrence."""
+    def add(self, row: StepRow, size_bytes: int) -> None:
+        """Add a record of this size. There must be none of its task under its name and occurrence."""
         numbers = self.by_task.get(row.task)
         if numbers is None:
             numbers = self.by_task[row.task] = array("I")
         self.places[row.task, row.name, row.occurrence] = len(numbers)
         numbers.append(len(self.rows))
         self.rows.append(row)
-        self.size_bytes += row.size_bytes
+        if row.spent:
+            if self.spending is None:
+                self.spending = Spending()
+            self.spending.add(row.task, row.spent)
+        self.size_bytes += size_bytes
 
 
 class StepTable:
@@ -98,9 +126,10 @@ class StepTable:
         steps = self.workflows.get(row.workflow)
         if steps is None:
             steps = self.workflows[row.workflow] = WorkflowSteps()
-        steps.add(row)
+        size_bytes = row.size_bytes
+        steps.add(row, size_bytes)
         self.count += 1
-        self.size_bytes += row.size_bytes
+        self.size_bytes += size_bytes
         return steps
 
     def forget(self, workflow: int) -> None:

@@ -19,8 +19,9 @@ import msgspec
 
 from raftflow.domain.tasks.children import ParkMode, Positions
 from raftflow.domain.tasks.feasibility import Shape
-from raftflow.domain.tasks.program import Program
+from raftflow.domain.tasks.program import Program, TaskWait
 from raftflow.domain.tasks.states import AttemptOutcome, TaskState
+from raftflow.domain.values.rates import Rates
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -90,15 +91,24 @@ class SpawnOrigin(msgspec.Struct, array_like=True, gc=False, eq=False):
 
 
 class Family(msgspec.Struct, array_like=True, gc=False, eq=False):
-    """The children of a task, and those of them that it waits for."""
+    """The children of a task."""
 
     last: int = -1
     """Position of the newest child: the beginning of the chain `SpawnOrigin.previous`."""
     count: int = 0
     open: int = 0
     """Those that have not ended."""
+
+
+class Parking(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """Open waits of a task, and what it waits for while it is parked."""
+
+    open: tuple[int, ...] = ()
+    """Numbers of its open waits, oldest first, whether it is parked or not."""
+    waits: tuple[int, ...] = ()
+    """Those of them that the parked task waits for: it goes on when one has ended."""
     awaits: Positions = ()
-    """What the parked task waits for: ranges of positions. Other tasks in them do not count."""
+    """Children that the parked task waits for: ranges of positions. Other tasks in them do not count."""
     mode: ParkMode = "all"
     """Whether it waits for all of them, for the first, or for the first that does not succeed."""
     awaited: int = 0
@@ -107,6 +117,8 @@ class Family(msgspec.Struct, array_like=True, gc=False, eq=False):
     """Those of them that have not ended."""
     idle_parks: int = 0
     """Times in a row that it parked although nothing that it waited for was open."""
+    asked_ms: int = 0
+    """How long it was parked for waits, since the first of the attempts in a row that parked."""
 
 
 class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
@@ -154,6 +166,8 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     """None for a task that came with the workflow."""
     family: Family | None = None
     """None for a task without children."""
+    parking: Parking | None = None
+    """None for a task that waits for nothing of that kind."""
 
     @property
     def waited(self) -> tuple[int, ...]:
@@ -161,9 +175,9 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
         return self.needs if self.waits is None else self.waits
 
 
-def is_awaited(family: Family, position: int) -> bool:
+def is_awaited(parking: Parking, position: int) -> bool:
     """Tell whether a position is in the ranges that a parked task waits for."""
-    awaits = family.awaits
+    awaits = parking.awaits
     found = bisect_right(awaits, (position, maxsize)) - 1
     return found >= 0 and position <= awaits[found][1]
 
@@ -241,3 +255,13 @@ class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
     memory_max_mib: int | None = None
     backup: bool = False
     """A second attempt may start beside one that is late."""
+    rates: Rates = ()
+    """Units that each attempt takes of rate limits when it is placed."""
+
+
+def is_admitted(profile: Profile) -> bool:
+    """Tell whether a task whose needs are met may do something else than run: reuse a result, or wait (`cache`).
+
+    Until then it is waiting, also without needs.
+    """
+    return profile.cache is not None or type(profile.program) is TaskWait

@@ -1,8 +1,8 @@
-"""Timers of tasks (ends of back-offs, deadlines of running attempts) and of agents (ends of drains and quarantines).
+"""Timers of tasks (ends of back-offs and waits, deadlines of attempts) and of agents (ends of drains, quarantines).
 
 Nothing here is state of its own: every timer follows from a task (`due_ms` while it is delayed, the deadline of its
-running attempt) or from an agent, so a restored machine builds the same ones. The heap is allowed to hold timers that
-no longer hold; they are recognised by asking the task, and dropped when they come up.
+running attempt), from an open wait, or from an agent, so a restored machine builds the same ones. The heap is allowed
+to hold timers that no longer hold; they are recognised by asking the task, and dropped when they come up.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ _SWEEP_MIN = 1_024
 _SLACK = 64
 
 Timer = tuple[int, int, int, int]
-"""Due time in ms, number of the workflow, position of the task, fence of the attempt or `BACKOFF`."""
+"""Due time in ms, number of the workflow, position of the task, fence of the attempt or `BACKOFF`. For the end of a
+wait its number, negative, is in place of a fence."""
 
 
-def is_current(task: Task, due_ms: int, fence: int) -> bool:
+def is_current(workflow: Workflow, task: Task, due_ms: int, fence: int) -> bool:
     """Tell whether a timer of this task still means something."""
     if fence == BACKOFF:
         return task.state is TaskState.DELAYED and task.due_ms == due_ms
+    if fence < 0:
+        row = None if workflow.waits is None else workflow.waits.rows.get(-fence)
+        return row is not None and row.end is None and row.deadline_ms == due_ms
     if task.state is not TaskState.RUNNING:
         return False
     last, backup = task.last, task.backup
@@ -63,13 +67,13 @@ class Timers:
         while heap:
             due_ms, number, position, fence = heap[0]
             workflow = workflows.get(number)
-            if workflow is not None and is_current(workflow.tasks[position], due_ms, fence):
+            if workflow is not None and is_current(workflow, workflow.tasks[position], due_ms, fence):
                 return due_ms
             heappop(heap)
         return None
 
     def pop_due(self, workflows: Mapping[int, Workflow], now_ms: int) -> tuple[Workflow, Task, int] | None:
-        """Take the earliest timer that holds and is due: its workflow, its task, and its fence or `BACKOFF`."""
+        """Take the earliest timer that holds and is due: its workflow, its task, and its fence as in `Timer`."""
         due_ms = self.next_due_ms(workflows)
         if due_ms is None or due_ms > now_ms:
             return None
@@ -85,7 +89,7 @@ class Timers:
         for timer in self._heap:
             due_ms, number, position, fence = timer
             workflow = workflows.get(number)
-            if workflow is not None and is_current(workflow.tasks[position], due_ms, fence):
+            if workflow is not None and is_current(workflow, workflow.tasks[position], due_ms, fence):
                 kept.append(timer)
         heapify(kept)
         self._heap = kept

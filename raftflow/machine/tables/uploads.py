@@ -15,15 +15,16 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.commands import TaskPart
+from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.checks import check_task_values
 from raftflow.domain.tasks.feasibility import Shape, shape_of
 from raftflow.domain.tasks.preparation import WORK_MIN, WORK_PER_EDGE
-from raftflow.domain.tasks.program import kind_of, required_labels
+from raftflow.domain.tasks.program import TaskWait, kind_of, required_labels
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import GraphProblem, OnFailure, TaskSpec
 from raftflow.domain.values.cachekeys import referred
 from raftflow.domain.values.ids import name_problem
-from raftflow.machine.tables.tasks import Profile, Task
+from raftflow.machine.tables.tasks import Profile, Task, is_admitted
 from raftflow.machine.tables.workflows import Workflow
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class UploadRecord(msgspec.Struct, array_like=True, frozen=True):
     pieces: int
     """How many follow."""
     code: str = ""
+    budgets: tuple[Budget, ...] = ()
 
 
 class Upload:
@@ -90,10 +92,12 @@ class Upload:
         tasks: int,
         needs: int,
         code: str = "",
+        budgets: tuple[Budget, ...] = (),
     ) -> None:
         workflow = Workflow(0, workflow_id, name, priority=priority, on_failure=on_failure, submitted_ms=0)
         workflow.max_parallel = max_parallel
         workflow.code = code
+        workflow.budgets = budgets
         self.workflow = workflow
         """Its number and its time come when it is finished; until then its tasks are in `tasks`."""
         self.tasks: list[Task | None] = [None] * tasks
@@ -211,9 +215,9 @@ class Upload:
         for profile in profiles:
             made = profile_of(profile, share)
             self.profiles.append(made)
-            workflow.caches = workflow.caches or made.cache is not None
+            workflow.caches = workflow.caches or is_admitted(made)
             self._references.append(_references(profile, "", []))
-            if len(self.shapes) < SHAPES_MAX:
+            if len(self.shapes) < SHAPES_MAX and type(made.program) is not TaskWait:
                 self.shapes.setdefault(made.shape, profile.id)
 
     def _add_tasks(self, tasks: Sequence[TaskPart]) -> None:
@@ -233,7 +237,7 @@ class Upload:
                     self._budget -= steps
                 for need in waits:
                     self._depend(need, position)
-            first = TaskState.WAITING if needs or profiles[part.profile].cache is not None else TaskState.READY
+            first = TaskState.WAITING if needs or is_admitted(profiles[part.profile]) else TaskState.READY
             task = Task(part.id, position, part.profile, needs, part.rank, first, len(waits))
             if len(waits) < len(needs):
                 task.waits = waits
@@ -297,6 +301,7 @@ class Upload:
             self.needs,
             len(self.pieces),
             workflow.code,
+            workflow.budgets,
         )
 
     def finish(self) -> Workflow:
@@ -334,6 +339,7 @@ def profile_of(task: TaskSpec, share: ShareShape) -> Profile:
         task.cache,
         task.memory_max_mib,
         task.backup,
+        tuple(sorted(task.rates.items())) if task.rates else (),
     )
 
 

@@ -7,11 +7,15 @@ from typing import TypeVar
 
 import msgspec
 
+from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.preparation import NO_FACTS, GraphFacts
 from raftflow.domain.tasks.states import FINAL, TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import OnFailure
+from raftflow.machine.tables.effects.rows import WorkflowEffects
 from raftflow.machine.tables.steps import WorkflowSteps
-from raftflow.machine.tables.tasks import Profile, Task
+from raftflow.machine.tables.tasks import Profile, Task, is_admitted
+from raftflow.machine.tables.waits.signals import WorkflowSignals
+from raftflow.machine.tables.waits.waits import WorkflowWaits
 
 _NOT_STARTED = (TaskState.WAITING, TaskState.DELAYED, TaskState.READY, TaskState.PARKED)
 _WITHOUT_SUCCESS = (TaskState.FAILED, TaskState.CANCELLED)
@@ -71,7 +75,7 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     cached: int = 0
     """Tasks that succeeded by the result of an equal one."""
     caches: bool = False
-    """Some of its tasks are cached."""
+    """Some of its tasks are cached, or wait for signals and decisions (`is_admitted`)."""
     result_bytes: int = 0
     """Of the results of its tasks, all together."""
     jobs: int = 0
@@ -79,13 +83,23 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     blocked: bool = False
     """One of them stops or revives it."""
     held: bool = False
-    """None of its tasks may be placed: it is paused or blocked."""
+    """None of its tasks may be placed: it is paused or blocked, or a budget is used up."""
     steps: WorkflowSteps | None = None
     """Records of the durable steps of its tasks, None without one."""
+    effects: WorkflowEffects | None = None
+    """Effects of its tasks, None without one."""
+    waits: WorkflowWaits | None = None
+    """Waits of its tasks, None without one."""
+    signals: WorkflowSignals | None = None
+    """Signals that were sent to it, None without one."""
     handled: int = 0
     """Children that failed while their parents were open: they do not make the workflow a failed one."""
     spawned_bytes: int = 0
     """Bytes of what its children run."""
+    budgets: tuple[Budget, ...] = ()
+    """What its tasks may spend. What they have spent is with the records of their steps."""
+    used_up: bool = False
+    """A budget is used up: none of its tasks starts until it is raised."""
 
     @property
     def stop_pending(self) -> bool:
@@ -109,8 +123,20 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
         return counts
 
     def hold(self) -> None:
-        """Note that it was paused or blocked, or is so no longer."""
-        self.held = self.paused or self.blocked
+        """Note that it was paused or blocked, that a budget of it was used up or raised, or that it runs again."""
+        self.held = (self.paused or self.blocked or self.used_up) and not self.finished_ms
+
+    def spent_of(self, name: str) -> int:
+        """Return what its tasks have spent of something, in millionths."""
+        spending = None if self.steps is None else self.steps.spending
+        return 0 if spending is None else spending.total.get(name, 0)
+
+    def find_used_up(self) -> Budget | None:
+        """Return the first budget that is used up, None if none is."""
+        for budget in self.budgets:
+            if self.spent_of(budget.name) >= budget.hard:
+                return budget
+        return None
 
     @property
     def state(self) -> WorkflowState:
@@ -120,7 +146,7 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
             if self.cancelled:
                 return WorkflowState.CANCELLED
             return WorkflowState.FAILED if self.counts[TaskState.FAILED] > self.handled else WorkflowState.SUCCEEDED
-        if self.paused:
+        if self.paused or self.used_up:
             return WorkflowState.PAUSED
         return WorkflowState.RUNNING if self.placed else WorkflowState.PENDING
 
@@ -159,5 +185,5 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
         self.counts = counts
         self.result_bytes = sum([len(task.result) for task in self.tasks])
         self.cached = sum(task.cached for task in self.tasks)
-        self.caches = any(profile.cache is not None for profile in self.profiles)
+        self.caches = any(map(is_admitted, self.profiles))
         self.open = len(self.tasks) - sum([counts[state] for state in FINAL])

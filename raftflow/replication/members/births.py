@@ -227,9 +227,20 @@ class Births:
             return f"{peer} lists other members ({', '.join(told.members)}): correct one of the two files"
         return ""
 
+    @property
     def peers_may_change(self) -> bool:
-        """Return True while a peer's disk may change: nothing relies on what this replica said of it."""
+        """Whether a peer's disk may change: nothing relies on what this replica said of it."""
         return self._active and not self.born and not self._joins and not self._record.stage and not self._record.met
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether this replica joins a cluster and has no data yet."""
+        return self._active and self._joins and not self._has_data()
+
+    @property
+    def is_established(self) -> bool:
+        """Whether this replica belongs to a cluster and has data."""
+        return self._active and self.born and self._has_data()
 
     def _is_ordered(self) -> bool:
         """Return True if the operator ordered a birth here or at a linked fresh member."""

@@ -15,6 +15,7 @@ from raftflow.replication.members.introductions import (
     ADVICE,
     FORMAT,
     AppliedHistoryView,
+    BirthView,
     Introduction,
     IntroductionReply,
     LogView,
@@ -82,11 +83,13 @@ class Introducer:
         """Peers whose start is not on disk yet."""
         self._saving = asyncio.Lock()
         self._on_emptied: Callable[[str, str], None] = lambda _peer, _reason: None
-        self._peers_may_change: Callable[[], bool] = lambda: False
+        self._told: set[str] = set()
+        """Peers whose disk a member told: another one that tells another disk is not believed."""
+        self._birth: BirthView | None = None
 
-    def attach(self, on_emptied: Callable[[str, str], None], peers_may_change: Callable[[], bool]) -> None:
-        """Set the callback for a peer that calls this replica emptied, and whether a peer's disk may still change."""
-        self._on_emptied, self._peers_may_change = on_emptied, peers_may_change
+    def attach(self, on_emptied: Callable[[str, str], None], birth: BirthView) -> None:
+        """Set the callback for a peer that calls this replica emptied, and what is known of this replica's birth."""
+        self._on_emptied, self._birth = on_emptied, birth
 
     def open(self) -> None:
         """Read what is remembered. Blocking. Raises `LogFailedError`."""
@@ -133,7 +136,14 @@ class Introducer:
             point=point,
             pre_votes=self.log is not None and self.log.pre_votes,
             election_min_ms=0 if self.log is None else self.log.election_min_ms,
+            disks=self._vouched_disks(),
         )
+
+    def _vouched_disks(self) -> dict[str, str]:
+        """Return the disks of members for which this replica vouches."""
+        if self._birth is None or not self._birth.is_established:
+            return {}
+        return {name: disk for name in self._version.members.names if (disk := self._disks.get(name))}
 
     def is_compared(self, peer: str) -> bool:
         """Return True if this replica showed `peer` all of its history when their link was made.
@@ -157,7 +167,7 @@ class Introducer:
         Blocks for a sync at the first meeting. Raises `OSError`. The peer's start is durable after `save`.
         """
         known = self._disks.get(peer)
-        if known not in (None, told.disk) and not self._peers_may_change():
+        if known not in (None, told.disk) and not (self._birth is not None and self._birth.peers_may_change):
             return IntroductionReply(accepted=False, reason=_other_disk(peer, known, told.disk), emptied=True)
         if known == told.disk and told.start is not None and self.starts.is_older(peer, told.start):
             return IntroductionReply(accepted=False, reason=_put_back(peer), emptied=False)
@@ -184,6 +194,27 @@ class Introducer:
             self.starts.accept_loss(told.seen)
         return bool(why)
 
+    def believe_disks(self, told: Introduction) -> bool:
+        """Take the disks that a member remembers, if this replica is a newcomer. If True, break every link.
+
+        Then one of them is not the disk that this replica met under that name. Blocking. Raises `OSError`.
+        """
+        if not told.disks or self._birth is None or not self._birth.is_newcomer:
+            return False
+        others = {name: disk for name, disk in told.disks.items() if name not in self._told and name != self._name}
+        wrong = [name for name, disk in others.items() if self._disks.get(name, disk) != disk]
+        for name in wrong:
+            _log.warning(
+                "%s was met here with disk %s; its disk is %s, as a member of the cluster remembers it",
+                name,
+                self._disks[name][:8],
+                others[name][:8],
+            )
+        self.starts.forget_peers(wrong)
+        self.remember_disks(others)
+        self._told.update(others)
+        return bool(wrong)
+
     async def judge(self, peer: str, told: Introduction) -> IntroductionReply | None:
         """Judge a member's introduction. The answer relies on durable data only. None: break every link, start again.
 
@@ -191,7 +222,7 @@ class Introducer:
         replica would repair entries that the others never had, and none of them could lead. Raises `OSError`.
         """
         differs = await self._compare(peer, told)
-        if differs is None and self.check_own_disk(peer, told):
+        if differs is None and (self.check_own_disk(peer, told) or self.believe_disks(told)):
             return None
         answer = self.judge_disk(peer, told)
         if not answer.accepted:

@@ -3,7 +3,9 @@
 A replica whose disk was emptied has forgotten its votes and what it acknowledged. Under its old name it could help to
 elect a leader that lacks committed entries. An emptied disk has another disk id (`members/identity.py`). So every
 replica remembers durably which disk id it met under each name, and refuses the name with another one. The first
-contact is believed.
+contact is believed. A newcomer, a replica that joins and has no data yet, may meet an emptied replica first. So it
+believes a member with data more than its own first contact: each member with data tells which disks it remembers. A
+newcomer hears this before it gets its first entry, and it vouches for nobody until then.
 
 A replica that was away, or lost its log, while the members changed may know none of the present members. They know it
 and dial it. It accepts a stranger if that one has a *newer* list of members than itself, with both of them in it
@@ -41,6 +43,9 @@ ELECTION_MIN_MS_MAX: Final = 60_000
 PEERS_MAX: Final = 1_000
 """Names that are remembered; they are never forgotten, since a name is never used again."""
 
+Disk = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+"""A disk id."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,11 +70,30 @@ class AppliedHistoryView(Protocol):
         ...
 
 
+class BirthView(Protocol):
+    """What introductions read from this replica's birth."""
+
+    @property
+    def peers_may_change(self) -> bool:
+        """Whether a peer's disk may change: nothing relies on what this replica said of it."""
+        ...
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether this replica joins a cluster and has no data yet."""
+        ...
+
+    @property
+    def is_established(self) -> bool:
+        """Whether this replica belongs to a cluster and has data."""
+        ...
+
+
 class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """The first frame."""
 
     format: int
-    disk: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    disk: Disk
     level: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     members: Annotated[tuple[Name, ...], msgspec.Meta(max_length=VOTERS_MAX + LEARNERS_MAX)] = ()
     """Voters and learners of the list in force."""
@@ -90,6 +114,8 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """True if the sender knows the questions before an election (pre_votes.py); False from older versions."""
     election_min_ms: Annotated[int, msgspec.Meta(ge=0, le=ELECTION_MIN_MS_MAX)] = 0
     """The configured least election timeout of the sender; 0 from older versions."""
+    disks: Annotated[dict[Name, Disk], msgspec.Meta(max_length=VOTERS_MAX + LEARNERS_MAX)] = {}
+    """The disks of members that the sender remembers, if it has data. A newcomer believes them."""
 
 
 ADVICE: Final = "Put the old directory back"

@@ -49,7 +49,7 @@ class PeerDialers:
         self._me = me
         self._owner = owner
         self._limits = limits
-        self._tls_client = tls_client
+        self.tls_client = tls_client
         self._is_up = is_up
         self._seeks = seeks
         self._peers: Mapping[str, Address] = {}
@@ -130,8 +130,8 @@ class PeerDialers:
                 await loop.create_connection(
                     lambda: connection,
                     sock=sock,
-                    ssl=self._tls_client,
-                    server_hostname=host if self._tls_client is not None else None,
+                    ssl=self.tls_client,
+                    server_hostname=host if self.tls_client is not None else None,
                 )
             except BaseException:
                 sock.close()

@@ -254,6 +254,11 @@ class StreamLinks:
             return
         self._end_introductions(connection, meeting)
 
+    def use_tls(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+        """Use other contexts from now on. Connections that stand go on."""
+        self._listener.tls = server
+        self._dialers.tls_client = client
+
     def _reset_all(self) -> None:
         """This replica's disk is an older copy: it introduces itself to every peer again."""
         for connection in [*self._meetings, *self._up.values()]:

@@ -34,7 +34,7 @@ class PeerListener:
         self._bind = bind
         self._make = make
         self._limits = limits
-        self._tls = tls
+        self.tls = tls
         self._acceptor = SocketAcceptor(
             _ACCEPTS_PER_TURN, self._adopt, lambda why: complain(f"connections cannot be accepted: {why}")
         )
@@ -72,8 +72,8 @@ class PeerListener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 sock,
-                ssl=self._tls,
-                ssl_handshake_timeout=self._limits.handshake_s if self._tls is not None else None,
+                ssl=self.tls,
+                ssl_handshake_timeout=self._limits.handshake_s if self.tls is not None else None,
             )
         except (OSError, ssl.SSLError) as error:
             sock.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from raftflow.certificates import check_handshake, tls_reason
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,6 +28,19 @@ def client_context(ca: Path, cert: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _load(context, cert, key, ca)
     return context
+
+
+def contexts(cert: Path, key: Path, ca: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the contexts for accepting and for dialling, checked: they would accept each other now.
+
+    Raises `TLSConfigError`, also for a certificate that has expired or that another authority has signed.
+    """
+    server, client = server_context(cert, key, ca), client_context(ca, cert, key)
+    try:
+        check_handshake(server_context(cert, key, ca), client_context(ca, cert, key))
+    except ssl.SSLError as error:
+        raise TLSConfigError(f"certificate {cert} is refused with authority {ca}: {tls_reason(error)}") from error
+    return server, client
 
 
 def _load(context: ssl.SSLContext, cert: Path, key: Path, ca: Path) -> None:

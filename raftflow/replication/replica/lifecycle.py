@@ -87,7 +87,7 @@ class Lifecycle:
             self.parts = parts
             self._wait_for_peers(parts)
             if self._introduced_peers is not None:
-                self._introduced_peers.introducer.attach(parts.on_emptied, parts.births.peers_may_change)
+                self._introduced_peers.introducer.attach(parts.on_emptied, parts.births)
             await self._links.start()
             parts.births.start()
             self._check_presence(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from raftflow.domain.tasks.program import required_labels
+from raftflow.domain.tasks.program import TaskWait, required_labels
 from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS, WorkflowSpec
 from raftflow.scheduler.plan.plan import Plan, PlanAgent
 
@@ -32,6 +32,8 @@ def _faults(spec: WorkflowSpec, agents: Sequence[PlanAgent], plan: Plan) -> Iter
             return
         agent = agents[slot.agent]
         expected_ms = max(1, EXPECTED_DEFAULT_MS if task.expected_ms is None else task.expected_ms)
+        if type(task.program) is TaskWait:
+            expected_ms = 0
         lasts_ms = slot.end_ms - slot.start_ms
         if slot.start_ms < 0 or not 0 <= lasts_ms * agent.speed_milli - expected_ms * 1000 < agent.speed_milli:
             yield f"{task.id} runs from {slot.start_ms} to {slot.end_ms} ms, {expected_ms} ms of work on {agent.name}"

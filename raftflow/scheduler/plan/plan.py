@@ -12,7 +12,7 @@ from functools import cached_property
 import msgspec
 
 from raftflow.domain.tasks.feasibility import Shape, shape_of, suits
-from raftflow.domain.tasks.program import required_labels
+from raftflow.domain.tasks.program import TaskWait, required_labels
 from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS, WorkflowSpec, dependents_of, topological_order
 
 MILLI = 1_000
@@ -79,9 +79,13 @@ class PlanningProblem:
         self.order = tuple(topological_order(spec))
         """Positions, needs first."""
         self.expected_ms = tuple(
-            max(1, EXPECTED_DEFAULT_MS if task.expected_ms is None else task.expected_ms) for task in spec.tasks
+            0
+            if type(task.program) is TaskWait
+            else max(1, EXPECTED_DEFAULT_MS if task.expected_ms is None else task.expected_ms)
+            for task in spec.tasks
         )
-        """Expected times at speed 1; 1 ms at least, so that every task holds its demand for some time."""
+        """Expected times at speed 1; 1 ms at least, so that every task holds its demand for some time. A task that
+        waits takes none."""
         self.shapes = tuple(
             shape_of(task.resources, required_labels(task.program, task.labels), exclusive=task.exclusive)
             for task in spec.tasks

@@ -76,7 +76,7 @@ def report(problem: PlanningProblem, plan: Plan, bounds: LowerBounds) -> PlanRep
             best_s=bounds.best_ms / MILLI,
             work_by_resource_s={name: ms / MILLI for name, ms in bounds.work_by_resource_ms.items()},
         ),
-        gap=plan.makespan_ms / bounds.best_ms - 1,
+        gap=plan.makespan_ms / bounds.best_ms - 1 if bounds.best_ms else 0.0,
         utilisation=utilisation(problem, plan),
         critical_path=[problem.ids[task] for task in problem.critical_path()],
         agents=_agents(problem, plan),

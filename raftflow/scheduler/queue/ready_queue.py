@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from operator import itemgetter
 
 from raftflow.domain.tasks.feasibility import ReadyTask, Shape
+from raftflow.domain.values.rates import Rates
 from raftflow.scheduler.order import OrderKey, workflow_order
 from raftflow.scheduler.queue.workflow_queues import Entry, WaitingWorkflow, WorkflowQueues, cut
 from raftflow.scheduler.view import NO_BUDGETS, Group
 
 TaskKey = tuple[str, int]
 """Workflow id and position."""
-_LaneKey = tuple[Shape, str]
-"""Shape, and the workflow if it limits itself, else empty."""
+_LaneKey = tuple[Shape, str, Rates]
+"""Shape, the workflow if it limits itself, else empty, and what is taken of rate limits."""
 _FREED_AT_ONCE = 1_000
 """Entries that may be freed in one go."""
 
@@ -126,17 +127,26 @@ class ReadyQueue:
 
     def limited(self) -> list[str]:
         """Return the workflows that limit how many of their tasks are under way, of those with ready tasks."""
-        return list(dict.fromkeys(workflow_id for _, workflow_id in self._lanes if workflow_id))
+        return list(dict.fromkeys(workflow_id for _, workflow_id, _ in self._lanes if workflow_id))
 
-    def groups(self, limit: int, budgets: Mapping[str, int] = NO_BUDGETS) -> tuple[Group, ...]:
+    def rates(self) -> list[Rates]:
+        """Return what the ready tasks take of rate limits, without those that take nothing."""
+        return list(dict.fromkeys(rates for _, _, rates in self._lanes if rates))
+
+    def groups(
+        self, limit: int, budgets: Mapping[str, int] = NO_BUDGETS, rate_units: Mapping[str, int] = NO_BUDGETS
+    ) -> tuple[Group, ...]:
         """Return every shape with the first `limit` of its tasks, shapes in order of their first task.
 
-        `budgets` says how many tasks each workflow that limits itself may start; no more of each shape are shown.
+        `budgets` says how many tasks each workflow that limits itself may start, `rate_units` what rate limits have;
+        no more tasks than that are shown.
         """
         found: dict[Shape, list[tuple[OrderKey, ReadyTask]]] = {}
         several: dict[Shape, None] = {}
-        for (shape, workflow_id), lane in self._lanes.items():
+        for (shape, workflow_id, rates), lane in self._lanes.items():
             most = min(limit, budgets.get(workflow_id, limit)) if workflow_id else limit
+            for name, count in rates:
+                most = min(most, rate_units.get(name, 0) // count)
             first = lane.first(most)
             if not first:
                 continue
@@ -156,5 +166,6 @@ class ReadyQueue:
 
 
 def _lane_key(task: ReadyTask) -> _LaneKey:
-    # A workflow that limits itself has lanes of its own: tasks that it may not start must not block others.
-    return task.shape, task.workflow_id if task.limited else ""
+    # A workflow that limits itself has lanes of its own, and so have tasks that take of rate limits: those that may
+    # not start must not block others.
+    return task.shape, task.workflow_id if task.limited else "", task.rates

@@ -109,12 +109,21 @@ class WorkflowQueue(msgspec.Struct, gc=False):
         if index < len(self.front):
             return self.front[index]
         entries = self.workflow.entries
+        self._drop_departed()
         while self.heap:
             entry = heappop(self.heap)
             if entries.get(entry[2]) is entry:
                 self.front.append(entry)
                 return entry
         return None
+
+    def _drop_departed(self) -> None:
+        """Make the heap again if much of it has left the queue: that is quicker than to skip it."""
+        departed = len(self.heap) - (self.size - len(self.front))
+        if departed > _SLACK and 4 * departed > len(self.heap):
+            entries = self.workflow.entries
+            self.heap = [entry for entry in self.heap if entries.get(entry[2]) is entry]
+            heapify(self.heap)
 
     def trim(self, length: int) -> None:
         """Return entries to the heap if the front is much longer than `length`."""

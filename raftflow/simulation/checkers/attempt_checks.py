@@ -29,6 +29,7 @@ from raftflow.domain.commands import (
 )
 from raftflow.domain.limits import AGENT_FAULTS_MAX
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
+from raftflow.domain.tasks.program import TaskWait
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.simulation.checkers.hole_checks import BlackHoles
 
@@ -62,6 +63,8 @@ class AttemptModel:
         """Fence of a task's second live attempt."""
         self.backups: dict[int, None] = {}
         """Fences of all backups that ever were."""
+        self.outrun: dict[int, None] = {}
+        """Fences of first attempts that were given up for their backups."""
         self.running: dict[str, dict[int, dict[str, int]]] = {}
         """Agent to fence to demand."""
         self.queued: dict[str, list[int]] = {}
@@ -102,6 +105,8 @@ class AttemptModel:
         self.needs: dict[Task, tuple[str, ...]] = {}
         self.results: dict[Task, bytes | None] = {}
         """Of tasks that succeeded; None if it was an equal task's."""
+        self.waits: dict[Task, TaskWait] = {}
+        """Tasks of documents that wait, and run nothing."""
         self.due_inputs: dict[int, dict[str, bytes | None]] = {}
         """For each attempt what it must be given."""
         self.home: dict[str, str] = {}
@@ -189,6 +194,8 @@ class AttemptModel:
         if runs.exclusive:
             self.exclusive[workflow, task_id] = None
         self.allowed[workflow, task_id] = runs.backup
+        if isinstance(runs.program, TaskWait):
+            self.waits[workflow, task_id] = runs.program
 
     def _follow_spawn(self, command: SpawnTasks) -> None:
         """Follow what children run."""
@@ -374,6 +381,7 @@ class AttemptModel:
         if backup is None or step.fence not in {backup, self.fence_of.get(task)}:
             return f"fence {step.fence} ended as one of two, but {self.fence_of.get(task)} and {backup} are live"
         if step.fence != backup:
+            self.outrun[step.fence] = None
             self.fence_of[task] = backup
         self.live.pop(step.fence, None)
         self.running.get(step.agent, {}).pop(step.fence, None)

@@ -35,6 +35,7 @@ class _ParkedWait(NamedTuple):
     """What a parked task waits for."""
 
     mode: str
+    """`waits` for one that waits for something other than children, which this model does not follow."""
     children: tuple[TaskKey, ...]
 
 
@@ -53,6 +54,8 @@ class ChildChecks:
         """Child by workflow and position."""
         self._numbers: dict[TaskKey, int] = {}
         self._parked: dict[TaskKey, _ParkedWait] = {}
+        self._unpaid: dict[TaskKey, None] = {}
+        """Tasks that have just parked because a budget is used up: they are ready in the same moment."""
         self._told: dict[TaskKey, None] = {}
         """Children of which a program was told."""
         self.spawned = 0
@@ -67,13 +70,13 @@ class ChildChecks:
                 if verdict.verdict == "accepted" and end.outcome is AttemptOutcome.PARKED:
                     self._park((end.workflow_id, end.task_id), end.result)
         for step in record.transitions:
-            if step.event == "children_ended":
+            if step.event == "wait_over":
                 self._wake((step.workflow_id, step.task_id))
         for task in [each for each in self._parked if self._attempts.states.get(each) != "parked"]:
             del self._parked[task]
         if any(step.after in _FINAL for step in record.transitions):
             for task, waiting in self._parked.items():
-                if self._is_over(waiting) and task[0] not in self._attempts.stopped:
+                if waiting.mode != "waits" and self._is_over(waiting) and task[0] not in self._attempts.stopped:
                     self._violation("not woken", f"{task} is parked, and {waiting} has happened")
 
     def _spawn(self, command: SpawnTasks, reply: TasksSpawned) -> None:
@@ -92,11 +95,20 @@ class ChildChecks:
 
     def _park(self, task: TaskKey, condition: bytes) -> None:
         told = msgspec.json.decode(condition)
+        if "waits" in told:
+            self._parked[task] = _ParkedWait("waits", ())
+            return
+        if told.get("budget"):
+            self._unpaid[task] = None
+            return
         numbers = [number for first, last in told["children"] for number in range(first, last + 1)]
         children = tuple([self._places[task[0], number] for number in numbers if (task[0], number) in self._places])
         self._parked[task] = _ParkedWait(told.get("mode", "all"), children)
 
     def _wake(self, task: TaskKey) -> None:
+        if task in self._unpaid:
+            del self._unpaid[task]
+            return
         self.woken += 1
         waiting = self._parked.get(task)
         if waiting is None or not self._is_over(waiting):

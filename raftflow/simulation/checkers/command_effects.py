@@ -10,12 +10,17 @@ from raftflow.domain.replies import (
     BundlesRetired,
     Cleared,
     Done,
+    EffectBegun,
+    EffectEnded,
     Fired,
     Placed,
+    RatesTaken,
     Reported,
     Retired,
+    SignalTaken,
     StepsRecorded,
     TasksSpawned,
+    WaitBegun,
     WorkflowAccepted,
 )
 
@@ -23,27 +28,29 @@ if TYPE_CHECKING:
     from raftflow.domain.replies import AnyReply
 
 
-def has_effect(reply: AnyReply) -> bool:
+def has_effect(reply: AnyReply) -> bool:  # noqa: PLR0911 - a line for each reply
     """Return True if the reply says that the command changed something."""
     match reply:
         case Rejection():
             return False
-        case Done():
+        case Done() | EffectEnded():
             return reply.changed
-        case WorkflowAccepted() | AgentAccepted():
+        case WorkflowAccepted() | AgentAccepted() | WaitBegun():
             return True
         case Placed():
             return any(reply.fences)
         case Reported():
             return any(verdict.verdict == "accepted" for verdict in reply.verdicts)
-        case StepsRecorded():
-            return any(verdict.verdict == "recorded" for verdict in reply.verdicts)
+        case StepsRecorded() | RatesTaken():
+            return any(verdict.verdict in ("recorded", "taken") for verdict in reply.verdicts)
         case TasksSpawned():
             return reply.added > 0
+        case EffectBegun():
+            return reply.status in {"begun", "open"}
         case Fired() | Cleared():
             return reply.count > 0
-        case Retired():
-            return bool(reply.workflow_ids)
+        case SignalTaken() | Retired():
+            return reply.state != "repeated" if isinstance(reply, SignalTaken) else bool(reply.workflow_ids)
         case BundlesRetired():
             return bool(reply.digests)
     assert_never(reply)

@@ -46,7 +46,10 @@ def check_end(history: RunHistory, hosts: list[SimHost]) -> None:
             history.violation("diverged", f"{name} holds another state than the log gives")
         _check_submitted(history, name, machine)
         history.steps.check_end(name, machine)
+        history.spending.check_end(name, machine)
         history.children.check_end(name, machine)
+        history.outside.check_end(name, machine)
+        history.waits.check_end(name, machine)
         open_ = [workflow.id for workflow in machine.tables.workflows.values() if not workflow.finished_ms]
         if open_:
             history.violation("no rest", f"{len(open_)} workflows never finished, {open_[0]} for one")

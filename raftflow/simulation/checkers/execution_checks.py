@@ -39,10 +39,15 @@ class ExecutionChecks:
         """When attempts began to run, by the log."""
 
     def execution_started(self, agent: str, task: TaskKey, fence: int) -> None:
-        """A program was started."""
+        """A program was started.
+
+        A backup may run beside the first attempt. If it parks, the task may run again before the agent of the first
+        attempt has heard that it is given up.
+        """
         running = self._running.setdefault(task, {})
+        backups, outrun = self._attempts.backups, self._attempts.outrun
         for other, holder in running.items():
-            if len(running) > 1 or not (fence in self._attempts.backups or other in self._attempts.backups):
+            if len(running) > 1 or not (fence in backups or other in backups or other in outrun):
                 self._violation(
                     "two agents",
                     f"{agent} starts {task} with fence {fence} while {holder} runs it with fence {other}",

@@ -18,6 +18,9 @@
     failed sync ignored   a replica goes on after its journal could not be synced
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
+    doubled effect, call without intent, wrong effect, effect lost, ...: see `checkers/effect_checks.py`
+    second answer, wrong answer, signal lost, signal doubled, ...: see `checkers/waits/wait_checks.py`
+    placed unpaid, overspent, spending lost, spending doubled, rate passed: see `checkers/spending/spending_checks.py`
     step of a dead attempt, step twice, step ran again, wrong step, step lost: see `checkers/step_checks.py`
     spawn of a dead attempt, child twice, wrong child, woken early, not woken, child lost: see `child_checks.py`
 
@@ -28,7 +31,7 @@ Models that know nothing of the code's own tables follow the attempts (`attempt_
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -44,10 +47,13 @@ from raftflow.simulation.checkers.attempt_checks import AttemptModel
 from raftflow.simulation.checkers.bundle_checks import BundleChecks
 from raftflow.simulation.checkers.child_checks import ChildChecks
 from raftflow.simulation.checkers.command_effects import has_effect
+from raftflow.simulation.checkers.effect_checks import EffectChecks
 from raftflow.simulation.checkers.execution_checks import ExecutionChecks
 from raftflow.simulation.checkers.member_checks import MemberModel
 from raftflow.simulation.checkers.replica_checks import ReplicaChecks
+from raftflow.simulation.checkers.spending.spending_checks import SpendingChecks
 from raftflow.simulation.checkers.step_checks import StepChecks
+from raftflow.simulation.checkers.waits.wait_checks import WaitChecks
 from raftflow.simulation.world.replica_builder import STEP_LIMITS
 
 if TYPE_CHECKING:
@@ -56,7 +62,7 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import EntryResult
     from raftflow.simulation.checkers.reads import Read
     from raftflow.simulation.world.host import SimHost
-    from raftflow.simulation.world.observer import TaskKey
+    from raftflow.simulation.world.observer import EffectCall, TaskKey
     from raftflow.simulation.world.trace import Trace
 
 VIOLATIONS_MAX: Final = 5
@@ -96,6 +102,9 @@ class RunHistory:
         self.members = MemberModel(self.violation)
         self.executions = ExecutionChecks(self.violation, trace.now_s, self.attempts)
         self.steps = StepChecks(self.violation, self.attempts)
+        self.spending = SpendingChecks(self.violation, self.attempts)
+        self.waits = WaitChecks(self.violation, self.attempts)
+        self.outside = EffectChecks(self.violation, self.attempts)
         self.bundles = BundleChecks(self.violation, self.members)
         self.children = ChildChecks(self.violation, self.attempts)
         self._replicas = ReplicaChecks(self.violation, trace.now_s, self.members)
@@ -269,7 +278,12 @@ class RunHistory:
             for problem in self.attempts.follow(command, reply, record):
                 self.violation("attempt", f"at {index}: {problem}")
             self.steps.follow(command, reply)
+            if record.outcome == "ok":
+                self.spending.follow(command, reply)
+            if record.outcome == "ok":
+                self.outside.follow(command, reply)
             self.children.follow(command, reply, record)
+            self.waits.follow(command, reply, record)
             self.executions.check_deadlines(record, fired=isinstance(command, FireTimers))
             if isinstance(reply, Retired):
                 self._retire(reply)
@@ -348,3 +362,27 @@ class RunHistory:
     def step_told(self, task: TaskKey, fence: int, key: tuple[str, int], result: str) -> None:
         """A program was told that a step is recorded."""
         self.steps.step_told(task, fence, key, result)
+
+    def paid_step_ran(self, task: TaskKey, fence: int) -> None:
+        """A program runs a step that will cost something."""
+        self.spending.paid_step_ran(task, fence)
+
+    def money_spent(self, task: TaskKey, amount: int) -> None:
+        """A program has spent something in a step."""
+        self.spending.money_spent(task, amount)
+
+    def spending_told(self, task: TaskKey, amount: int) -> None:
+        """A program was told that this is counted."""
+        self.spending.spending_told(task, amount)
+
+    def wait_told(self, task: TaskKey, key: tuple[str, int], record: dict[str, Any]) -> None:
+        """A program was told the answer of a wait."""
+        self.waits.wait_told(task, key, record)
+
+    def effect_called(self, call: EffectCall, *, again: bool) -> None:
+        """A program called the service outside."""
+        self.outside.effect_called(call, again=again)
+
+    def effect_told(self, task: TaskKey, key: tuple[str, int], result: str | None) -> None:
+        """A program was told that an effect is recorded."""
+        self.outside.effect_told(task, key, result)

@@ -15,6 +15,7 @@ from raftflow.domain.commands import (
     ControlWorkflow,
     DrainAgent,
     ForgetAgent,
+    RaiseBudget,
     RegisterAgent,
     ResumeAgent,
     SetPriority,
@@ -23,11 +24,17 @@ from raftflow.domain.commands import (
 from raftflow.domain.limits import PRIORITY_MAX
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import Done, WorkflowAccepted
-from raftflow.domain.tasks.program import CommandLine
+from raftflow.domain.tasks.budgets import Budget
+from raftflow.domain.tasks.program import CommandLine, TaskWait
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.domain.values.code_bundle import BundleFile, digest_of, make_bundle
 from raftflow.machine.read import queries
 from raftflow.simulation.checkers.reads import Read, answer
+from raftflow.simulation.load.money import care_for_money
+from raftflow.simulation.load.signals import SignalSender
+from raftflow.simulation.load.tokens import TokenKeeper
+from raftflow.simulation.world.agents.spending_program import LIMIT
+from raftflow.simulation.world.agents.wait_program import CHOICES, SIGNALS
 from raftflow.simulation.world.calls import CallFailed
 from raftflow.simulation.world.loop import Process
 
@@ -56,6 +63,14 @@ _LARGE_TASKS: Final = (6, 12, 24)
 _PIECE_TASKS: Final = 1
 _CODE_SHARE: Final = 0.2
 """Share of the workflows that run with a code bundle."""
+_TOKENS_SHARE: Final = 0.1
+"""Share of the clients that look after tokens, too."""
+_MONEY_SHARE: Final = 0.15
+"""Share of the turns in which a client also cares for budgets and rate limits."""
+_WAITING_SHARE: Final = 0.2
+"""Share of the workflows of whose tasks half only wait, for a signal or a person."""
+_RATED_SHARE: Final = 0.3
+"""Share of the workflows of which some tasks take from a rate limit when they are placed."""
 _VERSIONS: Final = 3
 """Bundles of a client."""
 _DRAIN_DEADLINE_MS: Final = 200
@@ -94,6 +109,10 @@ def make_workflow(
     With `backups` most of its tasks allow backup attempts, and count as late soon.
     """
     allowed = Random(f"backups of {name}")  # noqa: S311 - draws of its own
+    money = Random(f"money of {name}")  # noqa: S311 - as above
+    waits = Random(f"waits of {name}")  # noqa: S311 - as above
+    waiting = waits.random() < _WAITING_SHARE
+    rated = money.random() < _RATED_SHARE
     online = caches and rng.random() < 0.5
     tasks: list[TaskSpec] = []
     for number in range(rng.choice(sizes)):
@@ -115,14 +134,30 @@ def make_workflow(
                 kind=name if backups else "",
                 expected_ms=100 if backups else None,
                 backup=backups and allowed.random() < _ALLOWED_SHARE,
+                rates={LIMIT: money.choice((1, 2))} if rated and money.random() < 0.5 else {},
             )
         )
+        if waiting and waits.random() < 0.5:
+            tasks[-1] = TaskSpec(id=f"t{number}", needs=needs, program=_draw_wait(waits))
     return WorkflowSpec(
         name=name,
+        budgets=(Budget("usd", hard, hard // 2),) if (hard := money.choice((0, 2, 5, 20)) * 1_000_000) else (),
         tasks=tuple(tasks),
         on_failure=rng.choice(("stop", "continue")),
         max_parallel=rng.choice((None, 1, 2)) if online else None,
     )
+
+
+def _draw_wait(waits: Random) -> TaskWait:
+    """Draw what a task of a document waits for."""
+    timeout_ms = waits.choice((0, 0, 50, 1_000))
+    if waits.random() < 0.4:
+        request = msgspec.json.encode({"title": "ask", "choices": CHOICES})
+        counts = msgspec.json.encode(CHOICES[1])
+        made = TaskWait("approval", "ask", timeout_ms, counts, request)
+    else:
+        made = TaskWait("signal", waits.choice(SIGNALS), timeout_ms, b'"late"')
+    return made if timeout_ms and waits.random() < 0.7 else msgspec.structs.replace(made, on_timeout=b"")
 
 
 class SimClient:
@@ -155,7 +190,13 @@ class SimClient:
         self._reads_only = reads_only
         self._leader: str | None = None
         self._serial = 0
-        self._code = Random(f"code of {name} {rng.random()}")  # noqa: S311 - draws of its own
+        self._money = Random(f"money of {name}")  # noqa: S311 - draws of its own
+        drawn = rng.random()
+        self._code = Random(f"code of {name} {drawn}")  # noqa: S311 - draws of its own
+        tokens = Random(f"tokens of {name} {drawn}")  # noqa: S311 - as above
+        keeps = tokens.random() < _TOKENS_SHARE and not reads_only
+        self._tokens = TokenKeeper(self, tokens, name, history.violation) if keeps else None
+        self._signals = SignalSender(self, Random(f"signals of {name} {rng.random()}"), name)  # noqa: S311 - as above
         self._known: list[str] = []
         self._background: list[asyncio.Task[None]] = []
         self.stopping = False
@@ -188,6 +229,13 @@ class SimClient:
                 await self._control(self._rng.choice(_ACTIONS), self._rng.choice(self._known))
             elif chance >= 0.95:
                 await self._control_agent(self._rng.choice(self._agents))
+            if not self._reads_only and self._money.random() < _MONEY_SHARE:
+                self._serial += 1
+                await care_for_money(self, self._money, f"{self._name}-{self._serial}", self._known)
+            if not self._reads_only:
+                await self._signals.send_some(self._known)
+            if self._tokens is not None:
+                await self._tokens.act()
             await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
         self.done.set()
 
@@ -233,7 +281,7 @@ class SimClient:
             if not replica.leader.leading:
                 raise replica.submitter.no_leader_error()
             try:
-                return await replica.bundles.receive(digest, bundle, replica.propose)
+                return await replica.bundles.receive(digest, bundle, "client:api", replica.propose)
             except OSError as error:
                 raise CallFailed(str(error)) from error
 
@@ -351,11 +399,15 @@ class SimClient:
 
         async def serve(replica: Replica) -> AnyReply:
             made = command(replica)
-            if isinstance(made, ControlWorkflow | SetPriority):
+            if isinstance(made, ControlWorkflow | SetPriority | RaiseBudget):
                 return await replica.control(made)
             return await replica.propose(made)
 
         return await self._request(request_id, serve)
+
+    async def ask(self, serve: Callable[[Replica], Awaitable[Any]]) -> Any:
+        """Ask the leader. None if no answer came."""
+        return await self._persist(serve, tries_max=5)
 
     async def _request(self, request_id: str, serve: Callable[[Replica], Awaitable[AnyReply]]) -> AnyReply | None:
         if self._rng.random() < 0.05:

@@ -10,7 +10,6 @@ import contextlib
 from typing import Final
 
 from raftflow.agent.exchange.core import ExchangeCore
-from raftflow.coordinator.bundles.replication import BundleReplication
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
 from raftflow.coordinator.uploads.workflow_uploads import WorkflowUploads
@@ -18,9 +17,9 @@ from raftflow.machine import apply as machine_apply
 from raftflow.machine.commands import agents as machine_agents
 from raftflow.machine.commands import attempts as machine_attempts
 from raftflow.machine.schema.agenda import AGENDA
+from raftflow.machine.schema.identities.tokens import TOKENS
 from raftflow.machine.schema.requests import REQUESTS
-from raftflow.machine.schema.steps import STEPS
-from raftflow.machine.schema.uploads import BUNDLES, UPLOADS
+from raftflow.machine.schema.uploads import UPLOADS
 from raftflow.machine.schema.workflows import RESULT_BYTES
 from raftflow.machine.tables.workflows import Workflow
 from raftflow.replication.elections import timeouts as election_timeouts
@@ -32,17 +31,15 @@ from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.raft.rules import Rule
 from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.snapshot_file import SnapshotFileWriter
+from raftflow.simulation.mutation.attempt_mutants import ATTEMPT_MUTANTS
 from raftflow.simulation.mutation.mutant import SEEDS_MAX, Mutant
 from raftflow.simulation.mutation.patches import agenda as in_agenda
 from raftflow.simulation.mutation.patches import agent as in_agent
 from raftflow.simulation.mutation.patches import backups as in_backups
-from raftflow.simulation.mutation.patches import bundles as in_bundles
-from raftflow.simulation.mutation.patches import children as in_children
 from raftflow.simulation.mutation.patches import elections as in_elections
 from raftflow.simulation.mutation.patches import leader as in_leader
 from raftflow.simulation.mutation.patches import machine as in_machine
 from raftflow.simulation.mutation.patches import replication as in_replication
-from raftflow.simulation.mutation.patches import steps as in_steps
 from raftflow.simulation.mutation.patches.common import attribute
 from raftflow.simulation.plan import MEMBER_RULES
 
@@ -72,7 +69,7 @@ _RULE_FAMILIES: Final = {
     Rule.TERM_STAMP: "log",
     Rule.RESUME_HINT: "log",
     Rule.NO_FORWARDING: "reads",
-    Rule.COMMIT_VERIFIED: "snapshots",
+    Rule.COMMIT_VERIFIED: "reads",
     Rule.LOAD_CHECKED: "snapshots",
     Rule.SNAPSHOT_NEEDED: "snapshots",
     Rule.SYNC_VOTES: "votes",
@@ -121,6 +118,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="own silence alone",
         about="a replica with short timeouts votes while a leader with long ones may still lead",
         plant=attribute(PreVotes, "_required_silence_s", in_elections.own_silence),
+        family="repairs",
     ),
     Mutant(
         name="no sync",
@@ -410,79 +408,19 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         plant=attribute(LeaderLoop, "_continue_agenda", in_agenda.leave_last_job),
     ),
     Mutant(
-        name="steps of the dead",
-        about="an attempt that was given up records steps",
-        plant=in_steps.record_for_the_dead,
+        name="revoked secrets",
+        about="the secret of a token that was revoked is still valid",
+        plant=in_machine.keep_revoked_secrets,
     ),
     Mutant(
-        name="steps not found",
-        about="an attempt is not told that earlier ones have recorded steps",
-        plant=in_steps.forget_steps_of_earlier_attempts,
+        name="old secrets",
+        about="a secret is still valid after its token was rotated and its time has ended",
+        plant=in_machine.keep_old_secrets,
     ),
     Mutant(
-        name="steps answered early",
-        about="a step is answered before its record is committed",
-        plant=in_steps.answer_before_the_commit,
+        name="tokens not saved",
+        about="a snapshot holds no tokens",
+        plant=in_machine.snapshot_without(TOKENS),
     ),
-    Mutant(
-        name="records counted twice",
-        about="an attempt believes that it knows of a record that it has never seen",
-        plant=in_steps.count_records_ahead_twice,
-        seeds_max=200,
-    ),
-    Mutant(
-        name="answers mixed",
-        about="the calls of a request get each other's answers",
-        plant=in_steps.mix_answers,
-    ),
-    Mutant(
-        name="steps not saved",
-        about="a snapshot holds no records of steps",
-        plant=in_machine.snapshot_without(STEPS),
-    ),
-    Mutant(
-        name="bundle on one disk",
-        about="a code bundle is registered when the leader alone has it",
-        plant=attribute(BundleReplication, "_copy_to_majority", in_bundles.copy_to_itself),
-    ),
-    Mutant(
-        name="bundle not synced",
-        about="replicas say that they keep a code bundle before it is on the disk",
-        plant=in_bundles.write_without_sync,
-    ),
-    Mutant(
-        name="copies not kept",
-        about="followers acknowledge copies of code bundles, and forget them",
-        plant=attribute(BundleReplication, "keep", in_bundles.acknowledge_copies_only),
-    ),
-    Mutant(
-        name="bundle not fetched",
-        about="a replica that lacks a code bundle does not fetch it",
-        plant=attribute(BundleReplication, "_fetch_missing", in_bundles.fetch_nothing),
-    ),
-    Mutant(
-        name="bundle forgotten in use",
-        about="code bundles are forgotten although workflows refer to them",
-        plant=in_bundles.forget_bundles_in_use,
-    ),
-    Mutant(
-        name="bundles not saved",
-        about="a snapshot holds no code bundles",
-        plant=in_machine.snapshot_without(BUNDLES),
-    ),
-    Mutant(
-        name="doubled children",
-        about="a child that a later attempt spawns again is not found by its key",
-        plant=in_children.forget_keys,
-    ),
-    Mutant(
-        name="woken early",
-        about="a parked task goes on when the first of its children has ended",
-        plant=in_children.wake_with_the_first,
-    ),
-    Mutant(
-        name="failed child forgotten",
-        about="a parked task is not woken by a child that failed",
-        plant=in_children.forget_failed_children,
-    ),
+    *ATTEMPT_MUTANTS,
 )

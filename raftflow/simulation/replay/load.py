@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from raftflow.domain.limits import LIVE_TASKS_MAX, WORKFLOWS_MAX
+from raftflow.domain.tasks.program import TaskWait
 from raftflow.domain.tasks.workflow import WorkflowSpec
 from raftflow.scheduler.plan.bounds import lower_bounds
 from raftflow.scheduler.plan.plan import MILLI, PlanAgent, PlanError, PlanningProblem
+
+_OVER = TaskWait("signal", "nobody", timeout_ms=1, on_timeout=b"null")
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -41,7 +44,18 @@ def mix(templates: Sequence[WorkflowSpec], *, repeat: int = 1, tasks: int | None
             raise PlanError(
                 f"at most {LIVE_TASKS_MAX} tasks in {WORKFLOWS_MAX} workflows can be live at a time: ask for fewer"
             )
-    return Load(tuple(templates), tuple(order))
+    return Load(tuple(map(_without_people, templates)), tuple(order))
+
+
+def _without_people(spec: WorkflowSpec) -> WorkflowSpec:
+    """Return a workflow whose waits end at once: nobody sends signals here, and nobody decides."""
+    return msgspec.structs.replace(
+        spec,
+        tasks=tuple(
+            msgspec.structs.replace(task, program=_OVER) if type(task.program) is TaskWait else task
+            for task in spec.tasks
+        ),
+    )
 
 
 def _turns(count: int, repeat: int | None) -> Iterator[int]:

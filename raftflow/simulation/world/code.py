@@ -55,6 +55,11 @@ class SimBundlePeers:
             raise BundlePeerError("it has no such bundle")
         return bytes(content)
 
+    async def has(self, url: str, digest: str, size: int) -> bool:
+        """Ask a replica whether it has a bundle."""
+        del size
+        return await self._ask(url, _reading(digest)) is not None
+
     async def _ask(self, url: str, serve: Callable[[Replica], Awaitable[Any]]) -> Any:
         try:
             return await self._calls.call(self._process, url.removeprefix("sim://"), serve, TIMEOUT_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import EntryResult
@@ -47,6 +47,16 @@ class ClusterObserver(Protocol):
         """An older copy of a replica's disk was put back."""
 
 
+class EffectCall(NamedTuple):
+    """A call of the service by a program."""
+
+    task: TaskKey
+    fence: int
+    name: str
+    occurrence: int
+    idempotency_key: str
+
+
 class ExecutionObserver(Protocol):
     """Is told which programs the agents run."""
 
@@ -77,3 +87,21 @@ class ExecutionObserver(Protocol):
 
     def step_told(self, task: TaskKey, fence: int, key: tuple[str, int], result: str) -> None:
         """A program was told that a step is recorded, with this result."""
+
+    def paid_step_ran(self, task: TaskKey, fence: int) -> None:
+        """A program runs a step that will cost something."""
+
+    def money_spent(self, task: TaskKey, amount: int) -> None:
+        """A program has spent something in a step, in millionths."""
+
+    def spending_told(self, task: TaskKey, amount: int) -> None:
+        """A program was told that this is counted."""
+
+    def wait_told(self, task: TaskKey, key: tuple[str, int], record: dict[str, Any]) -> None:
+        """A program was told the answer of a wait."""
+
+    def effect_called(self, call: EffectCall, *, again: bool) -> None:
+        """A program called the service outside. With `again` that did twice what must not happen twice."""
+
+    def effect_told(self, task: TaskKey, key: tuple[str, int], result: str | None) -> None:
+        """A program was told that an effect is recorded, with this result; None if it failed."""

@@ -90,6 +90,14 @@ class History:
         """An attempt has an effect outside."""
         return self._told("effect", t, (name, attempt, fence), **{"accepted": True, **more})
 
+    def step(self, t: float, event: str, attempt: int = 1, fence: int = 10, name: str = "a", **more: Any) -> History:
+        """A durable step runs, or its result is known."""
+        return self._told("step", t, (name, attempt, fence), **{"event": event, "step": "s0", **more})
+
+    def child(self, t: float, attempt: int = 2, fence: int = 12, name: str = "a", **more: Any) -> History:
+        """A parent is given the result of a child."""
+        return self._told("child", t, (name, attempt, fence), **{"child": "a:c", "value": 7, **more})
+
     def fault(self, began: float, ended: float | None, kind: str = "kill-leader", *targets: str) -> History:
         """A fault takes effect, and ends."""
         values = {"id": f"f{began}", "kind": kind, "targets": list(targets), "detail": {}}

@@ -51,6 +51,37 @@ def exact() -> History:
     return history
 
 
+def stepped(attempt: int, fence: int, event: str, **more: Any) -> History:
+    """A step that is known to attempt 2, and one more message of it."""
+    history = History(overlap_s=1.0).submit(1, 1.1).started(2).step(2.1, "ran").started(4, 2, 12)
+    history.step(4.1, "ran", 2, 12).step(4.2, "known", 2, 12, value="12-s0")
+    return (
+        history.step(4.6, event, attempt, fence, **more)
+        .ran(5, 6, 3, 14)
+        .one_final(a=ended((1, 10, "lost"), (2, 12, "failed"), (3, 14, "succeeded")))
+    )
+
+
+FAMILY = [task(), task("a:c", parent="a", expect=7)]
+PARENT_DONE = ended((1, 10, "parked"), (2, 12, "succeeded"))
+CHILD_DONE = ended((1, 11, "succeeded"), result=7)
+
+
+def family(*, given: float = 6.5, **more: Any) -> History:
+    """A parent that parked, and was given the result of its child in its second attempt."""
+    history = History(overlap_s=0.2).submit(1, 1.1, tasks=FAMILY).started(2).stopped(2.5, why="closed")
+    history.ran(3, 5, 1, 11, "a:c").ran(6, 7, 2, 12)
+    return history.child(given, **more)
+
+
+def unjudged(second: int) -> History:
+    """A child of which the history does not say what its result must be, given to its parent twice."""
+    history = (
+        History().submit(1, 1.1, tasks=[task(), task("a:c", parent="a")]).ran(3, 5, 1, 11, "a:c").ran(6, 7, 2, 12)
+    )
+    return history.child(6.5).child(6.6, value=second).one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE})
+
+
 MOVED = ended((1, 10, "lost"), (2, 11, "succeeded"))
 REGISTER = {"key": "k"}
 
@@ -583,6 +614,63 @@ CASES: dict[str, tuple[str, Callable[[], History], Callable[[], History]]] = {
             .ran(4, 10, 1, 11, "b")
             .one_final(a=DONE, b=ended((1, 11, "succeeded")))
         ),
+    ),
+    "step with a record runs again in a later attempt": (
+        "step",
+        lambda: stepped(3, 14, "ran"),
+        lambda: stepped(1, 10, "ran"),
+    ),
+    "step with a record runs again in the same attempt": (
+        "step",
+        lambda: stepped(2, 12, "ran"),
+        lambda: stepped(3, 14, "ran", step="s1"),
+    ),
+    "step has another result for a later attempt": (
+        "step",
+        lambda: stepped(3, 14, "known", value="14-s0"),
+        lambda: stepped(3, 14, "known", value="12-s0"),
+    ),
+    "child runs again after its parent had its result": (
+        "child",
+        lambda: family().ran(8, 9, 2, 15, "a:c").one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+        lambda: family().ran(5.5, 5.9, 2, 15, "a:c").one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+    ),
+    "parent has the result of a child that has not ended": (
+        "child",
+        lambda: family(given=4.5).one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+        lambda: family(given=5.5).one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+    ),
+    "child is given to another task": (
+        "child",
+        lambda: family(name="b", fence=20).one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+        lambda: family().one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+    ),
+    "parent is given two results of a child": (
+        "child",
+        lambda: unjudged(8),
+        lambda: unjudged(7),
+    ),
+    "parent is given a wrong result": (
+        "wrong-result",
+        lambda: family(value=8).one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+        lambda: family(value=7).one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
+    ),
+    "child of a parent that succeeded is gone": (
+        "wrong-end",
+        lambda: family().one_final(a=PARENT_DONE),
+        lambda: (
+            History(cancel_s=5.0)
+            .submit(1, 1.1, tasks=FAMILY)
+            .started(2)
+            .control("cancel", 3, 3.1)
+            .stopped(3.5, why="closed")
+            .one_final("cancelled", a=CANCELLED)
+        ),
+    ),
+    "child has two tasks": (
+        "wrong-end",
+        lambda: family().one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE, "a:c-2": ended((1, 16, "succeeded"))}),
+        lambda: family().one_final(**{"a": PARENT_DONE, "a:c": CHILD_DONE}),
     ),
     "no write is acknowledged": ("recovery", lambda: tried(12), lambda: tried(7)),
     "no write is acknowledged between faults": ("recovery", lambda: tried(12, (1, 4)), lambda: tried(12, (1, 8))),

@@ -123,3 +123,29 @@ async def run_functions_without_blocking() -> None:
         assert_type(await client.run(wait_for, 3), int)
         assert_type(await client.map(shout, ["a", "b"]), list[str])
         assert_type(await (await client.start(shout, "a")).result(), str)
+
+
+def charge(cents: int, *, idempotency_key: str) -> str:
+    return f"{idempotency_key} {cents}"
+
+
+@raftflow.task(budgets={"usd": 5}, rates={"llm": 1})
+def asks_and_pays(ctx: raftflow.Context, cents: int) -> str:
+    review: object = ctx.wait("review", timeout="2h", default=None, schema={"type": "object"})
+    answer = ctx.approval("pay", details={"cents": cents, "review": review}, timeout="3d", on_timeout="deny")
+    assert_type(answer, raftflow.Approval)
+    ctx.rate("llm", 2)
+    ctx.spend(tokens=1200, usd="0.03")
+    paid = ctx.effect("pay", charge, cents, verify=lambda cents, idempotency_key: raftflow.UNKNOWN)
+    return f"{answer} by {answer.by}: {paid}"
+
+
+def people() -> None:
+    with raftflow.Client() as client:
+        client.send_signal("wf-1", "review", {"stars": 5}, key="review-1")
+        for asked in client.approvals():
+            client.decide(asked.id, "approve", comment="fine", payload={"cents": 5})
+        for effect in client.effects():
+            client.resolve_effect(effect.id, "done", result="paid")
+        client.raise_budget("wf-1", add={"usd": 5})
+        client.set_limit("llm", "100/min", burst=20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.members.introducer import Introducer, PeersFileError
 from raftflow.replication.members.introductions import HistoryPosition, Introduction, IntroductionReply
-from raftflow.replication.members.membership import MembershipVersion
+from raftflow.replication.members.membership import MemberInfo, Membership, MembershipVersion
 from raftflow.replication.members.starts import PeerRecord, ReplicaStart, StartHistory
 from raftflow.replication.real_files import RealFileSystem
 
@@ -26,6 +27,77 @@ def introducer(directory: Path, name: str, *, level: int = 1) -> Introducer:
 
 def words(disk: str) -> Introduction:
     return Introduction(format=1, disk=disk, level=1)
+
+
+@dataclass
+class Birth:
+    """What introductions read from a replica's birth."""
+
+    peers_may_change: bool = False
+    is_newcomer: bool = False
+    is_established: bool = False
+
+
+def newcomer(directory: Path) -> Introducer:
+    made = introducer(directory, "n")
+    made.open()
+    made.attach(lambda _peer, _reason: None, Birth(is_newcomer=True))
+    return made
+
+
+def member(directory: Path, name: str, disks: dict[str, str], *, established: bool = True) -> Introducer:
+    made = introducer(directory, name)
+    made.open()
+    made.update(
+        MembershipVersion(
+            members=Membership(tuple([MemberInfo(each) for each in "abc"]), (MemberInfo("n"),)), index=5
+        )
+    )
+    made.remember_disks(disks)
+    made.attach(lambda _peer, _reason: None, Birth(is_established=established))
+    return made
+
+
+async def test_a_newcomer_believes_a_member_more_than_its_first_contact(tmp_path: Path) -> None:
+    joins = newcomer(tmp_path / "n")
+    emptied = words("emptied")
+    assert (await joins.judge("a", emptied)) == IntroductionReply(accepted=True)
+    b = member(tmp_path / "b", "b", {"a": "disk-a", "c": "disk-c", "old": "disk-old"})
+    told = joins.read(b.introduction("n"))
+    assert told.disks == {"a": "disk-a", "c": "disk-c"}  # no more than the members
+    assert await joins.judge("b", told) is None  # the link to the emptied replica must go
+    assert joins.known["a"] == "disk-a"
+    assert (await joins.judge("b", told)) == IntroductionReply(accepted=True)
+    refused = await joins.judge("a", emptied)
+    assert refused is not None
+    assert refused.emptied
+    assert (await joins.judge("a", words("disk-a"))) == IntroductionReply(accepted=True)
+    # It is on the disk.
+    again = introducer(tmp_path / "n", "n")
+    again.open()
+    assert again.known == {"a": "disk-a", "b": told.disk, "c": "disk-c"}
+
+
+async def test_members_that_contradict_each_other_do_not_break_links_again_and_again(tmp_path: Path) -> None:
+    joins = newcomer(tmp_path / "n")
+    b = joins.read(member(tmp_path / "b", "b", {"a": "one"}).introduction("n"))
+    c = joins.read(member(tmp_path / "c", "c", {"a": "another"}).introduction("n"))
+    for _ in range(2):
+        assert await joins.judge("b", b) == IntroductionReply(accepted=True)
+        assert await joins.judge("c", c) == IntroductionReply(accepted=True)
+    assert joins.known["a"] == "one"
+
+
+async def test_only_a_newcomer_takes_disks_and_only_members_with_data_tell_them(tmp_path: Path) -> None:
+    joins = newcomer(tmp_path / "n")
+    b = member(tmp_path / "b", "b", {"a": "disk-a"}, established=False)
+    assert joins.read(b.introduction("n")).disks == {}
+    settled = introducer(tmp_path / "c", "c")
+    settled.open()
+    settled.attach(lambda _peer, _reason: None, Birth(is_established=True))
+    assert (await settled.judge("a", words("disk-a"))) == IntroductionReply(accepted=True)
+    assert (await settled.judge("b", replace(words("disk-b"), disks={"a": "x", "d": "y"}))).accepted
+    assert settled.known == {"a": "disk-a", "b": "disk-b"}
 
 
 def test_a_disk_is_remembered_over_restarts(tmp_path: Path) -> None:
@@ -205,7 +277,7 @@ def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
     assert (told.term, told.repairing, told.point) == (3, False, HistoryPosition(4, b"chain"))
     # Another disk takes the place of the one that was met: what was known of that is over.
     mine.starts.note_progress("b", index=9, term=2)
-    mine.attach(lambda _peer, _reason: None, lambda: True)
+    mine.attach(lambda _peer, _reason: None, Birth(peers_may_change=True))
     assert mine.judge_disk("b", replace(words("another"), start=ReplicaStart(1, "y"))).accepted
     assert mine.starts.peer_record("b") == PeerRecord(start=ReplicaStart(1, "y"))
     mine.update(MembershipVersion(removed=("b",)))

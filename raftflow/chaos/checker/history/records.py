@@ -40,6 +40,8 @@ class SubmittedTask(NamedTuple):
     """The canonical form of its result."""
     ends: str
     """How it must end if nobody cancels: `succeeded`, `failed` or `any`."""
+    parent: str | None = None
+    """The task that spawns it; None if it is in the document. It may be missing where that has not succeeded."""
 
 
 class WrittenRequest:

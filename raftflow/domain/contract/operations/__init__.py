@@ -13,14 +13,19 @@ from raftflow.domain.contract.operation import Operation
 from raftflow.domain.contract.operations import (
     agents,
     audit,
+    budgets,
     bundles,
     cache,
     descriptions,
+    effects,
     ledger,
     members,
+    rates,
     replicas,
     snapshots,
     tasks,
+    tokens,
+    waits,
     workflows,
 )
 
@@ -32,14 +37,19 @@ __all__ = [
     "OPERATIONS",
     "agents",
     "audit",
+    "budgets",
     "bundles",
     "cache",
     "descriptions",
+    "effects",
     "ledger",
     "members",
+    "rates",
     "replicas",
     "snapshots",
     "tasks",
+    "tokens",
+    "waits",
     "workflows",
 ]
 
@@ -54,6 +64,11 @@ NOUNS: Final[tuple[ModuleType, ...]] = (
     members,
     cache,
     bundles,
+    budgets,
+    rates,
+    effects,
+    waits,
+    tokens,
     descriptions,
 )
 """The modules, in the order of the API's description."""

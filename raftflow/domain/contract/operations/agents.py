@@ -6,7 +6,7 @@ from typing import Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, UsedBy, Verb
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, UsedBy, Verb
 from raftflow.domain.contract.views import (
     AgentList,
     AgentView,
@@ -26,6 +26,7 @@ REGISTER_AGENT: Final = Operation(
     method="POST",
     path="/v1/agents",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.AGENT,
     summary="Register an agent, or a new instance of one",
     answer=RegisterResponse,
     used_by=UsedBy.AGENT,
@@ -37,6 +38,7 @@ LIST_AGENTS: Final = Operation(
     method="GET",
     path="/v1/agents",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="List the agents with what they offer and what is allocated",
     answer=AgentList,
     items="agents",
@@ -60,6 +62,7 @@ SHOW_AGENT: Final = Operation(
     method="GET",
     path="/v1/agents/{id}",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="Show one agent",
     answer=AgentView,
     verb=Verb(noun="agent", name="show", parts=("NAME",)),
@@ -69,6 +72,7 @@ POLL: Final = Operation(
     method="POST",
     path="/v1/agents/{id}/poll",
     answered_by=AnsweredBy.LEADER_POLL,
+    access=Access.AGENT,
     summary="Report, renew the lease and fetch work",
     details="A report of stale attempts alone is answered with 200 and verdicts. A report of a stale incarnation is "
     "refused as a whole.",
@@ -82,6 +86,7 @@ DRAIN_AGENT: Final = Operation(
     method="POST",
     path="/v1/agents/{id}/drain",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.OPERATE,
     summary="Give an agent no new work until it is resumed; running attempts end",
     details="The drain outlives the agent: one that is lost, restarted or started later under this name gets no work "
     "either. With a deadline, attempts that still run then are stopped and run elsewhere, at no cost in retries.",
@@ -96,6 +101,7 @@ RESUME_AGENT: Final = Operation(
     method="POST",
     path="/v1/agents/{id}/resume",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.OPERATE,
     summary="Let a draining agent work again, whether it is present or not",
     answer=AgentView,
     extra_problems=(problems.CONFLICT,),
@@ -106,6 +112,7 @@ FORGET_AGENT: Final = Operation(
     method="POST",
     path="/v1/agents/{id}/forget",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.OPERATE,
     summary="Remove an agent that is lost or has left from the list",
     details="Its drain and the history of its faults are forgotten as well. An agent that is present is refused: "
     "stop it first.",
@@ -118,6 +125,7 @@ SEND_CALLS: Final = Operation(
     method="POST",
     path="/v1/agents/{id}/calls",
     answered_by=AnsweredBy.LEADER_POLL,
+    access=Access.AGENT,
     summary="Pass on what running attempts ask of the cluster: durable steps",
     details="Each call has an answer of its own. The answer to a step comes when its record is committed. A request "
     "may be sent again: a step has one record.",
@@ -131,6 +139,7 @@ FETCH_INPUTS: Final = Operation(
     method="GET",
     path="/v1/agents/{id}/attempts/{fence}/inputs",
     answered_by=AnsweredBy.ASKED_REPLICA,
+    access=Access.AGENT,
     summary="Fetch inputs of an attempt that are too large to come with its assignment",
     details="Any replica that knows the attempt answers. One that is behind says so with 503.",
     answer=InputsPiece,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from raftflow.domain import limits
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, Verb
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, Verb
 from raftflow.domain.contract.views import AuditCheck, AuditPage
 
 LIST_AUDIT: Final = Operation(
@@ -13,6 +13,7 @@ LIST_AUDIT: Final = Operation(
     method="GET",
     path="/v1/audit",
     answered_by=AnsweredBy.ASKED_REPLICA,
+    access=Access.READ,
     summary="List this replica's audit records in log order",
     answer=AuditPage,
     items="records",
@@ -34,6 +35,7 @@ VERIFY_AUDIT: Final = Operation(
     method="GET",
     path="/v1/audit/verify",
     answered_by=AnsweredBy.ASKED_REPLICA,
+    access=Access.READ,
     summary="Check this replica's audit file",
     answer=AuditCheck,
     answer_s=300.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import PAGE_SIZE, AnsweredBy, Operation, Param, Verb
+from raftflow.domain.contract.operation import PAGE_SIZE, Access, AnsweredBy, Operation, Param, Verb
 from raftflow.domain.contract.views import CacheCleared, CachePage
 
 _PREFIX = Param("prefix", "string", "only results whose key begins with this")
@@ -14,6 +14,7 @@ LIST_CACHE: Final = Operation(
     method="GET",
     path="/v1/cache",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="List cached results in order of their keys: size, where they come from, how often they were used",
     answer=CachePage,
     items="entries",
@@ -38,6 +39,7 @@ CLEAR_CACHE: Final = Operation(
     method="DELETE",
     path="/v1/cache",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.OPERATE,
     summary="Forget cached results: one, those with a prefix, or all",
     answer=CacheCleared,
     params=(Param("key", "string", "only the result with this key"), _PREFIX),

@@ -22,6 +22,7 @@ DESCRIBE_API: Final = Operation(
     method="GET",
     path="/v1/openapi.json",
     answered_by=AnsweredBy.ASKED_REPLICA,
+    access=Access.ANY,
     summary="Describe this API",
     answer=dict[str, Any],
     no_verb="programs read it, by HTTP or by the SDK",

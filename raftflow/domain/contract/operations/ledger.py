@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Verb
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Verb
 from raftflow.domain.contract.views import LedgerCheck, LedgerView
 
 SHOW_LEDGER: Final = Operation(
@@ -12,6 +12,7 @@ SHOW_LEDGER: Final = Operation(
     method="GET",
     path="/v1/ledger",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="Show capacity and allocation of every agent",
     answer=LedgerView,
     items="agents",
@@ -22,6 +23,7 @@ VERIFY_LEDGER: Final = Operation(
     method="GET",
     path="/v1/ledger/verify",
     answered_by=AnsweredBy.ASKED_REPLICA,
+    access=Access.READ,
     summary="Check this replica's invariants",
     answer=LedgerCheck,
     answer_s=60.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Verb
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Verb
 from raftflow.domain.contract.views import AddMemberRequest, MemberList, TransferRequest
 
 _COLUMNS: Final = {
@@ -22,6 +22,7 @@ LIST_MEMBERS: Final = Operation(
     method="GET",
     path="/v1/members",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="List the replicas of the cluster as the leader sees them",
     answer=MemberList,
     items="members",
@@ -32,6 +33,7 @@ ADD_MEMBER: Final = Operation(
     method="POST",
     path="/v1/members",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.ADMIN,
     summary="Add a replica that runs on an empty disk with `join = true` in its configuration",
     details="The answer comes when it has caught up and counts for majorities. Send the request again if time "
     "runs out.",
@@ -53,6 +55,7 @@ REMOVE_MEMBER: Final = Operation(
     method="POST",
     path="/v1/members/{name}/remove",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.ADMIN,
     summary="Remove a replica for ever",
     details="If it leads, it hands leadership over first. Its process stops by itself.",
     answer=MemberList,
@@ -66,6 +69,7 @@ TRANSFER_LEADERSHIP: Final = Operation(
     method="POST",
     path="/v1/members/transfer",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.OPERATE,
     summary="Hand leadership to a replica, or to the most caught-up one, before the leader is stopped",
     answer=MemberList,
     body=TransferRequest,

@@ -7,13 +7,14 @@ from typing import Final
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
 from raftflow.domain.contract.cluster import SnapshotView
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, Verb
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, Verb
 
 TAKE_SNAPSHOT: Final = Operation(
     name="take_snapshot",
     method="GET",
     path="/v1/snapshot",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.ADMIN,
     summary="Write a snapshot of everything that is applied, and open it to be read",
     answer=SnapshotView,
     extra_problems=(problems.CONFLICT,),
@@ -25,11 +26,12 @@ READ_SNAPSHOT: Final = Operation(
     method="GET",
     path="/v1/snapshots/{id}",
     answered_by=AnsweredBy.ASKED_REPLICA,
+    access=Access.ADMIN,
     summary="Read a piece of a snapshot from the replica that took it",
     answer=bytes,
     media_type="application/octet-stream",
     params=(
-        Param("offset", "integer", "byte of the file to begin at", default=0),
+        Param("offset", "integer", "byte of the file to begin at", maximum=limits.BYTE_OFFSET_MAX, default=0),
         Param(
             "limit",
             "integer",

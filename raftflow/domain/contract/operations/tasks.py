@@ -6,7 +6,7 @@ from typing import Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import CURSOR, PAGE_SIZE, AnsweredBy, Operation, Param, Verb
+from raftflow.domain.contract.operation import CURSOR, PAGE_SIZE, Access, AnsweredBy, Operation, Param, Verb
 from raftflow.domain.contract.views import KindList, TaskExplanation, TaskLog, TaskPage, TaskView
 
 LIST_TASKS: Final = Operation(
@@ -14,6 +14,7 @@ LIST_TASKS: Final = Operation(
     method="GET",
     path="/v1/workflows/{id}/tasks",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="List a workflow's tasks in document order",
     answer=TaskPage,
     items="tasks",
@@ -38,6 +39,7 @@ SHOW_TASK: Final = Operation(
     method="GET",
     path="/v1/workflows/{id}/tasks/{task}",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="Show a task with its result and its attempts",
     answer=TaskView,
     verb=Verb(noun="task", name="show", by_hand=True),
@@ -47,6 +49,7 @@ EXPLAIN_TASK: Final = Operation(
     method="GET",
     path="/v1/workflows/{id}/tasks/{task}/explain",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="Explain why a task is in its state and place",
     answer=TaskExplanation,
     verb=Verb(noun="task", name="explain", by_hand=True),
@@ -56,12 +59,13 @@ FETCH_TASK_LOG: Final = Operation(
     method="GET",
     path="/v1/workflows/{id}/tasks/{task}/logs",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.READ,
     summary="Fetch a piece of an attempt's output",
     answer=TaskLog,
     params=(
         Param("stream", "string", "which output", ("stdout", "stderr"), default="stdout"),
         Param("attempt", "integer", "number of the attempt; the last one by default", minimum=1),
-        Param("offset", "integer", "byte of the stream to begin at", default=0),
+        Param("offset", "integer", "byte of the stream to begin at", maximum=limits.BYTE_OFFSET_MAX, default=0),
         Param(
             "limit",
             "integer",
@@ -85,6 +89,7 @@ LIST_KINDS: Final = Operation(
     method="GET",
     path="/v1/kinds",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="List what was learnt of kinds of tasks: how long they take and what they use",
     answer=KindList,
     items="kinds",
@@ -96,6 +101,7 @@ LIST_KINDS: Final = Operation(
             "COUNT": "count",
             "MEAN_S": "mean_s",
             "DEVIATION_S": "deviation_s",
+            "SPAN_S": "span_s",
             "CPU_S": "cpu_s",
             "PEAK_MIB": "peak_mib",
             "LEARNT": "learnt_at",

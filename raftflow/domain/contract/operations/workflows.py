@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import CURSOR, PAGE_SIZE, AnsweredBy, Operation, Param, Verb
+from raftflow.domain.contract.operation import CURSOR, PAGE_SIZE, Access, AnsweredBy, Operation, Param, Verb
 from raftflow.domain.contract.views import PriorityRequest, WorkflowCreated, WorkflowPage, WorkflowView
 from raftflow.domain.tasks.states import WorkflowState
 
@@ -16,6 +16,7 @@ SUBMIT_WORKFLOW: Final = Operation(
     method="POST",
     path="/v1/workflows",
     answered_by=AnsweredBy.LEADER_WRITE,
+    access=Access.SUBMIT,
     summary="Submit a workflow",
     answer=WorkflowCreated,
     status=201,
@@ -30,6 +31,7 @@ LIST_WORKFLOWS: Final = Operation(
     method="GET",
     path="/v1/workflows",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="List workflows, newest first",
     answer=WorkflowPage,
     items="workflows",
@@ -56,6 +58,7 @@ SHOW_WORKFLOW: Final = Operation(
     method="GET",
     path="/v1/workflows/{id}",
     answered_by=AnsweredBy.LEADER_READ,
+    access=Access.READ,
     summary="Show a workflow: state, counts of tasks, times",
     answer=WorkflowView,
     params=(
@@ -85,6 +88,7 @@ def _control_workflow(
         method="POST",
         path=f"/v1/workflows/{{id}}/{action}",
         answered_by=AnsweredBy.LEADER_WRITE,
+        access=Access.SUBMIT,
         summary=summary,
         details=details,
         answer=WorkflowView,

@@ -30,13 +30,15 @@ def wake_with_the_first() -> Patch:
 
     def hasty(step: Any, workflow: Any, child: Any, origin: Any, opened: int) -> None:
         """Wake a parked task when any of its children has ended."""
-        family = workflow.tasks[origin.parent].family
-        mode, family.mode = family.mode, "any"
+        parking = workflow.tasks[origin.parent].parking
+        if parking is None:
+            tell(step, workflow, child, origin, opened)
+            return
+        mode, parking.mode = parking.mode, "any"
         try:
             tell(step, workflow, child, origin, opened)
         finally:
-            if family.awaits:
-                family.mode = mode
+            parking.mode = mode
 
     return patch.object(context, "_tell_parent", hasty)
 

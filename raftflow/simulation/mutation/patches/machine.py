@@ -24,6 +24,7 @@ from raftflow.machine.rules import ledger, quarantine
 from raftflow.machine.rules.audit_chain import CHAIN_START
 from raftflow.machine.schema import registry
 from raftflow.machine.schema.declaration import Frozen, Reason, Saved
+from raftflow.machine.tables.identities.tokens import AccessToken, TokenTable
 from raftflow.machine.tables.timers import Timers
 from raftflow.simulation.world.agents import leader_client as sim_leader_client
 
@@ -227,3 +228,24 @@ def keep_quarantines() -> Patch:
         step.state.kinds = kinds
 
     return patch.multiple(machine_agents, end_all_if_nobody_is_up=lambda _step: None, take_over=as_if_others_were_up)
+
+
+def keep_revoked_secrets() -> Patch:
+    remove = TokenTable.remove
+
+    def keep(table: TokenTable, name: str) -> AccessToken | None:
+        row = remove(table, name)
+        if row is not None:
+            table._by_digest[row.digest] = row  # noqa: SLF001
+        return row
+
+    return patch.object(TokenTable, "remove", keep)
+
+
+def keep_old_secrets() -> Patch:
+    put = TokenTable.put
+
+    def keep(table: TokenTable, row: AccessToken) -> None:
+        put(table, msgspec.structs.replace(row, old_until_ms=row.old_until_ms + 60_000) if row.old_digest else row)
+
+    return patch.object(TokenTable, "put", keep)

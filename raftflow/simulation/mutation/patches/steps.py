@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from raftflow.agent.calls.steps import AttemptSteps
+from raftflow.agent.calls.steps import UNASKED_MAX, AttemptSteps
 from raftflow.agent.exchange.call_channel import CallChannel
 from raftflow.coordinator.calls.attempt_calls import AttemptCalls
 from raftflow.domain.commands import RecordSteps, StepToRecord
@@ -68,6 +68,11 @@ def count_records_ahead_twice() -> Patch:
             learn(self, steps)
 
     return patch.object(AttemptSteps, "learn", forgetful)
+
+
+def run_unasked_beside_records() -> Patch:
+    """Let every attempt run steps without asking, also one whose task has records that it has not found yet."""
+    return patch.object(AttemptSteps, "unasked", property(lambda _: UNASKED_MAX))
 
 
 def mix_answers() -> Patch:

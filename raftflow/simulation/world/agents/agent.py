@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from raftflow.domain.contract.views import ReportedEnd
+    from raftflow.simulation.world.agents.outside_service import OutsideService
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.loop import VirtualLoop
     from raftflow.simulation.world.observer import ExecutionObserver
@@ -60,6 +61,7 @@ class SimAgent:
         observer: ExecutionObserver,
         replicas: list[str],
         retained: list[object],
+        service: OutsideService,
         long_programs: bool = False,
     ) -> None:
         self.name = name
@@ -70,6 +72,7 @@ class SimAgent:
         self._observer = observer
         self._replicas = replicas
         self._retained = retained
+        self._service = service
         self._long_programs = long_programs
         self._cpus = rng.choice((1, 2, 4))
         self._prefetch = rng.choice((0, 1, 4))
@@ -120,7 +123,7 @@ class SimAgent:
         )
         channel = CallChannel(client.calls)
         machine = self._machine = SimExecutor(
-            self._loop, self._rng, self._observer, process, self.health, channel=channel
+            self._loop, self._rng, self._observer, process, self.health, channel=channel, service=self._service
         )
         machine.hurried = self._hurried
         machine.long_programs = self._long_programs

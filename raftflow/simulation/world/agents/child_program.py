@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
-    from contextvars import Context
+from raftflow.simulation.world.agents.calling_program import CallingProgram
 
-    from raftflow.agent.calls.attempt import CallingAttempt
-    from raftflow.simulation.world.loop import Process
-    from raftflow.simulation.world.observer import ExecutionObserver, TaskKey
+if TYPE_CHECKING:
+    from raftflow.simulation.world.observer import TaskKey
 
 PARENTS_SHARE: Final = 0.3
 """Share of the tasks whose programs spawn children."""
@@ -30,48 +26,19 @@ def has_children(task: TaskKey) -> bool:
     return depth < _DEPTH_MAX and Random(f"children of {task}").random() < PARENTS_SHARE  # noqa: S311 - own draws
 
 
-class ChildProgram:
-    """One attempt of a parent. `done` is called in the world's context when it has its results, or has parked."""
+class ChildProgram(CallingProgram):
+    """One attempt of a parent: it has its results when it is done, or has parked."""
 
-    def __init__(
-        self,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        world: Context,
-        process: Process,
-        observer: ExecutionObserver,
-        attempt: CallingAttempt,
-        task: TaskKey,
-        done: Callable[[], None],
-    ) -> None:
-        self._loop = loop
-        self._world = world
-        self._process = process
-        self._observer = observer
-        self._attempt = attempt
-        self._task = task
-        self._done = done
-        planned = Random(f"family of {task}")  # noqa: S311 - draws of its own, the same in every attempt
+    def _draw(self) -> None:
+        planned = Random(f"family of {self._task}")  # noqa: S311 - draws of its own, the same in every attempt
         self._keys = [f"c{number}" for number in range(planned.choice(_COUNTS))]
         self._races = planned.random() < _RACES_SHARE
         self._mode = "any" if self._races else planned.choice(("all", "succeeded"))
         self._numbers: list[int] = []
-        self._over = False
-
-    @property
-    def parked(self) -> bytes:
-        """What the attempt waits for, as JSON, if it has parked."""
-        return self._attempt.parked
 
     def begin(self) -> None:
         """Spawn the first child."""
         self._spawn()
-
-    def end(self) -> None:
-        """The program is gone."""
-        self._over = True
-        # The agent closes the attempt's connections when it learns of the end.
-        self._loop.call_soon(self._attempt.end, context=self._process.context)
 
     def _spawn(self) -> None:
         """Spawn the next children; the last two come together."""
@@ -114,17 +81,3 @@ class ChildProgram:
             self._done()
 
         self._ask({"call": "children", "keys": self._keys, "ends": True}, told)
-
-    def _ask(self, request: dict[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
-        """Send a line to the agent's process, and continue with its answer. Refused attempts do nothing more."""
-
-        def answered(line: bytes) -> None:
-            self._loop.call_soon(take, msgspec.json.decode(line), context=self._world)
-
-        def take(answer: dict[str, Any]) -> None:
-            if not self._over and "ok" in answer:
-                then(answer["ok"])
-
-        self._loop.call_soon(
-            self._attempt.handle, msgspec.json.encode(request), answered, context=self._process.context
-        )

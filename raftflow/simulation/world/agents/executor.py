@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from raftflow.agent.calls.attempt import CallingAttempt
@@ -15,7 +16,10 @@ from raftflow.agent.launcher.messages import Sampled
 from raftflow.domain.limits import JSON_DEPTH_MAX, RESULT_BYTES_MAX
 from raftflow.simulation.world.agents.boot_clock import virtual_ns
 from raftflow.simulation.world.agents.child_program import ChildProgram, has_children
+from raftflow.simulation.world.agents.effect_program import EffectProgram, has_effects
+from raftflow.simulation.world.agents.spending_program import SpendingProgram, spends
 from raftflow.simulation.world.agents.step_program import StepProgram, has_steps
+from raftflow.simulation.world.agents.wait_program import WaitProgram, waits
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
     from raftflow.agent.calls.channel import Channel
     from raftflow.agent.workdir.inputs import FetchedInputs
     from raftflow.domain.contract.views import Assignment
+    from raftflow.simulation.world.agents.calling_program import CallingProgram
     from raftflow.simulation.world.agents.health import MachineHealth
+    from raftflow.simulation.world.agents.outside_service import OutsideService
     from raftflow.simulation.world.loop import Process, VirtualLoop
     from raftflow.simulation.world.observer import ExecutionObserver
 
@@ -73,7 +79,7 @@ class _SimProgram(NamedTuple):
     task: tuple[str, str]
     ended: Ended
     started_s: float
-    steps: StepProgram | ChildProgram | None = None
+    steps: CallingProgram | None = None
 
 
 class SimExecutor:
@@ -88,6 +94,7 @@ class SimExecutor:
         health: MachineHealth,
         *,
         channel: Channel,
+        service: OutsideService,
     ) -> None:
         self._loop = loop
         self._health = health
@@ -95,6 +102,7 @@ class SimExecutor:
         self._observer = observer
         self._process = process
         self._channel = channel
+        self._service = service
         self._programs: dict[int, _SimProgram] = {}
         self._world = contextvars.Context()
         self.long_programs = False
@@ -136,7 +144,19 @@ class SimExecutor:
             )
         elif self._health.black_hole:
             how, word, run_s = ExecutionEnd(ok=False, exit_code=127), "failed", 0.002
-        kind = ChildProgram if has_children(task) else StepProgram if has_steps(task) else None
+        kind: Callable[..., CallingProgram] | None = (
+            ChildProgram
+            if has_children(task)
+            else partial(EffectProgram, service=self._service)
+            if has_effects(task)
+            else StepProgram
+            if has_steps(task)
+            else SpendingProgram
+            if spends(task)
+            else WaitProgram
+            if waits(task)
+            else None
+        )
         if kind is None or self._health.unable or self._health.black_hole:
             self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
             return

@@ -1,0 +1,118 @@
+"""Who asks: what a request's token says of its sender."""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from raftflow.api.http import problems
+from raftflow.api.http.problems import ProblemError
+from raftflow.domain.contract.identities.grants import ALL, is_granted
+from raftflow.domain.values.roles import fits_agent
+from raftflow.machine.read.identities import tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from raftflow.domain.contract.operation import Access
+    from raftflow.machine.machine import Machine
+
+TOKEN_PREFIX: Final = b"rft-"
+"""Begins every token that the cluster makes."""
+
+
+class ClientIdentity(NamedTuple):
+    """Who asks, and for what it may ask."""
+
+    name: str
+    role: str
+    agents: str = ""
+    """Which agents it may be; empty for all."""
+    labels: Mapping[str, str] = {}
+    """If there are any, it may claim these labels of an agent and no others."""
+    digest: bytes = b""
+    """Of its secret; empty for the token of the configuration, and if none is needed."""
+
+    @property
+    def actor(self) -> str:
+        """How the audit names it."""
+        return f"client:{self.name}"
+
+    def is_authorized(self, access: Access) -> bool:
+        """Tell whether it may use operations with this access."""
+        return is_granted(self.role, access)
+
+    def can_be(self, agent: str) -> bool:
+        """Tell whether it may act as this agent."""
+        return fits_agent(self.agents, agent)
+
+    def require_agent(self, agent: str, labels: Mapping[str, str] | None = None) -> None:
+        """Refuse to let it act as another agent, or claim labels that are not its own. Raises `ProblemError`."""
+        if not self.can_be(agent):
+            raise ProblemError(
+                problems.FORBIDDEN, f"token {self.name!r} is for agents called {self.agents}, not for {agent[:80]!r}"
+            )
+        if self.labels:
+            for name, value in (labels or {}).items():
+                if self.labels.get(name) != value:
+                    raise ProblemError(
+                        problems.FORBIDDEN, f"token {self.name!r} may not claim the label {name}={value[:80]}"
+                    )
+
+
+ANYBODY: Final = ClientIdentity("api", ALL)
+"""Who comes with the token of the configuration, and everybody in a cluster without one."""
+
+
+class Identities:
+    """Tells who a token belongs to.
+
+    Args:
+        token: that of the configuration; None if it has none, which lets everybody in.
+        machine: has the other tokens.
+        now_ms: returns the time in ms since the epoch.
+    """
+
+    def __init__(self, token: str | None, machine: Machine, now_ms: Callable[[], int]) -> None:
+        self._token = None if token is None else token.encode()
+        self._machine = machine
+        self._now_ms = now_ms
+        self._version = -1
+        self._end_ms: int | None = None
+
+    def identify(self, authorization: bytes) -> ClientIdentity | None:
+        """Return who sends the header `Authorization` with this value, None if nobody who is let in."""
+        if self._token is None:
+            return ANYBODY
+        scheme, _, given = authorization.partition(b" ")
+        given = given.strip()
+        if scheme.lower() != b"bearer" or not given:
+            return None
+        if hmac.compare_digest(given, self._token):
+            return ANYBODY
+        if not given.startswith(TOKEN_PREFIX):
+            return None
+        digest = digest_of(given)
+        row = tokens.find_valid(self._machine, digest, self._now_ms())
+        return None if row is None else ClientIdentity(row.name, row.role, row.agents, row.labels, digest)
+
+    def is_valid(self, identity: ClientIdentity) -> bool:
+        """Tell whether who was let in before would be let in now."""
+        if not identity.digest:
+            return True
+        row = tokens.find_valid(self._machine, identity.digest, self._now_ms())
+        return row is not None and row.name == identity.name
+
+    def have_changed(self) -> bool:
+        """Tell whether a token was changed, or has ended by itself, since the last call."""
+        now_ms, version = self._now_ms(), tokens.version(self._machine)
+        changed = version != self._version or (self._end_ms is not None and now_ms >= self._end_ms)
+        if changed:
+            self._version, self._end_ms = version, tokens.next_end_ms(self._machine, now_ms)
+        return changed
+
+
+def digest_of(token: bytes) -> bytes:
+    """Return what the cluster keeps of a token."""
+    return sha256(token).digest()

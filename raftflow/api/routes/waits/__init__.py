@@ -1,0 +1,1 @@
+"""Routes of signals and approvals."""

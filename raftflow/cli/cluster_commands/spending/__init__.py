@@ -1,0 +1,1 @@
+"""The commands of budgets and rate limits."""

@@ -1,0 +1,1 @@
+"""Tokens, as the API shows them, and what each role may do."""

@@ -1,0 +1,1 @@
+"""Signals and approvals, as the API shows them."""

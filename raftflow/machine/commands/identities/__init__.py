@@ -1,0 +1,1 @@
+"""The commands that add, rotate and revoke tokens."""

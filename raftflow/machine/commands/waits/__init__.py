@@ -1,0 +1,1 @@
+"""Waits, signals and approvals: how they begin and how they end."""

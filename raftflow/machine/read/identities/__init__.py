@@ -1,0 +1,1 @@
+"""Tokens, as those who check them and administrators see them."""

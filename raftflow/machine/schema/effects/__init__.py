@@ -1,0 +1,1 @@
+"""Effects: how snapshots hold them, and what must hold of them."""

@@ -1,0 +1,1 @@
+"""The declaration of the table of rate limits."""

@@ -1,0 +1,1 @@
+"""Effects: what attempts have called in the world outside, or may have."""

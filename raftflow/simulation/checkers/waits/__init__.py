@@ -1,0 +1,1 @@
+"""The model of waits, signals and approvals."""

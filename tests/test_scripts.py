@@ -38,6 +38,9 @@ def test_a_script_says_in_its_first_lines_what_it_does(name):
 
 MODULES = {
     "scripts/checks/sources.py",
+    "scripts/chaos/fuzz_doors.py",
+    "scripts/chaos/fuzz_mutations.py",
+    "scripts/chaos/fuzz_table.py",
     "scripts/chaos/odd_requests_hooks.py",
     "scripts/chaos/kill_lines.py",
     "scripts/chaos/kill_runs.py",

@@ -40,6 +40,7 @@ from raftflow.domain.tasks.budgets import Budget
 from raftflow.domain.tasks.effects import EffectResolution
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import OnFailure, TaskSpec, WorkflowSpec
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.domain.wait_commands import BeginWait, DecideApproval, SendSignal
 
 __all__ = [
@@ -484,7 +485,7 @@ def decode_entry(data: bytes) -> Entry:
         raise EntryError(f"an entry of {len(data)} bytes, the limit is {limits.ENTRY_BYTES_MAX}")
     try:
         entry = _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise EntryError(f"not an entry: {error}") from error
     if entry.version != ENTRY_VERSION:
         raise EntryError(f"entry format {entry.version}; this version reads {ENTRY_VERSION}")

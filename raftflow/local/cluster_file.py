@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.local.processes import ProcessRecord
 
 
@@ -104,7 +105,7 @@ class ClusterFileStore:
         original = Path(self.content.directory)
         if original == self._directory or original.resolve() == self._directory.resolve():
             return
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, *UNREADABLE):
             found = msgspec.json.decode((original / "cluster.json").read_bytes(), type=ClusterFile)
             if found.cluster_id == self.content.cluster_id:
                 raise LocalClusterError(
@@ -125,7 +126,7 @@ class ClusterFileStore:
                 self._read_from = (found.st_ino, found.st_mtime_ns)
         except OSError as error:
             raise LocalClusterError(f"{file} cannot be read: {error}") from error
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise LocalClusterError(f"{file} is damaged: {error}") from error
 
     @contextlib.contextmanager

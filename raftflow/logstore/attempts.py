@@ -8,6 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.logstore.stores import LogStore, LogStoreError
 
 VERSION = 1
@@ -81,7 +82,7 @@ def read_meta(store: LogStore, place: Place) -> StoredAttempt | None:
         return None
     try:
         meta = msgspec.json.decode(data, type=StoredAttempt)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise LogStoreError(f"{place.key(META)} in the log store is damaged: {error}", is_damage=True) from error
     if meta.version != VERSION:
         raise LogStoreError(

@@ -26,6 +26,7 @@ import msgspec
 
 from raftflow import __version__
 from raftflow.domain.features import LEVEL
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage import snapshot_file
@@ -154,7 +155,7 @@ class ClusterSnapshotFile:
             raise self._damaged("its label does not match its checksum")
         try:
             return msgspec.json.decode(raw, type=SnapshotLabel), _HEAD_BYTES + length
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise self._damaged(f"its label cannot be read: {error}") from error
 
     def check(self, level_max: int = LEVEL) -> SnapshotInfo:

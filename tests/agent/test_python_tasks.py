@@ -303,12 +303,17 @@ import os, struct, msgspec, time
 from raftflow.agent.launcher.messages import Returned
 fence = int(os.environ["RAFTFLOW_FENCE"]) + {shift}
 data = msgspec.msgpack.encode(Returned(fence, True, {result}, sizes={sizes}))
+nested = {nested}
+if nested:  # in a field that nobody knows
+    data = bytes([data[0] + 1]) + data[1:] + bytes([0x91]) * nested
 os.write(3, struct.pack("<I", len(data)) + data{more})
 """
 
 
-def forge(*, shift: int = 0, result: bytes = b"1", sizes: tuple[int, int] = (0, 0), more: str = "") -> str:
-    return FORGE.format(shift=shift, result=result, sizes=sizes, more=more)
+def forge(
+    *, shift: int = 0, result: bytes = b"1", sizes: tuple[int, int] = (0, 0), more: str = "", nested: int = 0
+) -> str:
+    return FORGE.format(shift=shift, result=result, sizes=sizes, more=more, nested=nested)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +328,7 @@ def forge(*, shift: int = 0, result: bytes = b"1", sizes: tuple[int, int] = (0, 
         ),
         (forge(sizes=(1 << 60, 0)) + "time.sleep(60)", "its answer cannot be read"),
         (forge(sizes=(0, -1)) + "time.sleep(60)", "its answer cannot be read"),
+        (forge(nested=5_000) + "time.sleep(60)", "its answer cannot be read"),
         ("import os; os.write(3, b'\\x01\\0\\0\\0\\xc1'); import time; time.sleep(60)", "its answer cannot be read"),
     ],
 )

@@ -419,9 +419,25 @@ def _fewer(frames: Any) -> Any:
     return frames[:last] + frames[last + 1 :]
 
 
+def _announcing(place: int, number: int) -> Any:
+    """The upload announces another number of tasks or needs."""
+
+    def change(frames: Any) -> Any:
+        at = next(number for number, frame in enumerate(frames) if frame[0] == b"U")
+        record = msgspec.msgpack.decode(frames[at][1])
+        record[place] = number
+        frames[at] = (b"U", msgspec.msgpack.encode(record))
+        return frames
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (_announcing(5, 2**40), "makes no sense"),
+        (_announcing(5, -1), "makes no sense"),
+        (_announcing(6, 2**40), "makes no sense"),
         (_without(b"U"), "a piece without an upload"),
         (_without(b"U", b"I"), "another number of rows"),
         (_another_count, "another number of rows"),

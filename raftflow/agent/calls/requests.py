@@ -22,6 +22,7 @@ from raftflow.domain.contract.calls import (
 from raftflow.domain.contract.common import Number
 from raftflow.domain.tasks.budgets import AMOUNT_CHARS_MAX
 from raftflow.domain.tasks.children import ParkMode
+from raftflow.domain.values.exact import UNREADABLE
 
 LINE_BYTES_MAX: Final = 256 * 1024
 """Bytes of one request."""
@@ -235,9 +236,9 @@ def read_request(line: bytes) -> AnyRequest:
     """Read one line. Raises `RequestFault`."""
     try:
         return _request_decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         request_id: Id = None
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        with contextlib.suppress(*UNREADABLE):
             request_id = _decode_id(line).id
         raise RequestFault(request_id, f"not a request: {str(error)[:300]}") from None
 

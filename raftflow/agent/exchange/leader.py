@@ -45,6 +45,7 @@ from raftflow.domain.contract.views import (
     RegisterResponse,
 )
 from raftflow.domain.tasks.peer_urls import learn_peers, order_peers
+from raftflow.domain.values.exact import UNREADABLE
 
 _log = logging.getLogger("raftflow.agent.leader")
 
@@ -175,7 +176,7 @@ class LeaderClient:
         body = await self._fetch(replica, path, timeout_s)
         try:
             return _decode_inputs(body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise InputsRefusedError(f"{replica}: an answer that is not the contract's: {error}") from error
 
     # What `agent.workdir.code` wants of a source.
@@ -231,7 +232,7 @@ class LeaderClient:
             if status in (200, 201):
                 try:
                     answer = decoder.decode(data)
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     reasons.append(f"{base}: an answer that is not the contract's: {error}")
                     continue
                 # A replica may have passed the registration on, and says to which one.
@@ -277,7 +278,7 @@ class LeaderClient:
             raise HttpConnectionError(f"status {status}")
         try:
             notice = self._decode_notice.decode(data)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise HttpConnectionError(f"an answer that is not the contract's: {error}") from error
         self._learn(headers.get(_PEERS, ""), base)
         return notice
@@ -340,7 +341,7 @@ class LeaderClient:
 def _problem_of(status: int, data: bytes) -> Problem:
     try:
         problem = _decode_problem(data)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         problem = Problem(type="", title=data[:200].decode(errors="replace"), status=status)
     problem.status = status
     return problem

@@ -33,6 +33,7 @@ from raftflow.agent.workdir.folders import SOCKET
 from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
 from raftflow.domain.tasks.program import AssignedCall
+from raftflow.domain.values.exact import UNREADABLE
 
 _log = logging.getLogger("raftflow.agent.python")
 
@@ -246,11 +247,10 @@ class PythonExecutor:
 
     def _write(self, worker: WorkerClient, data: bytes) -> None:
         assert worker.socket is not None  # noqa: S101 - only a worker that is alive is given a call
-        sent = 0
         try:
             sent = worker.socket.send(data)
         except BlockingIOError:
-            pass
+            sent = 0
         except OSError:  # it is dead, or the system has no memory: its exit ends the attempt
             worker.unread = True
             self._discard(worker)
@@ -307,7 +307,7 @@ class PythonExecutor:
         elif len(incoming) == 4 + size:
             try:
                 returned = _decode(memoryview(incoming)[4:])
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 self._distrust(worker, f"its answer cannot be read: {error}")
                 return
             worker.incoming = bytearray()

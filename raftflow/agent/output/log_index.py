@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import msgspec
 
 from raftflow.agent.workdir.files import UnfitFileError, create_file, read_file, write_all
+from raftflow.domain.values.exact import UNREADABLE
 
 _log = logging.getLogger("raftflow.agent.logs")
 
@@ -82,7 +83,7 @@ class LogIndex:
         records: list[Record] = []
         for line in data.split(b"\n"):
             if line:
-                with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                with contextlib.suppress(*UNREADABLE):
                     records.append(_decode(line))
         return records
 

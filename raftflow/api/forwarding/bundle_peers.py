@@ -20,6 +20,7 @@ from raftflow.domain.contract.views import (
     Problem,
 )
 from raftflow.domain.limits import BUNDLE_PIECE_BYTES_MAX
+from raftflow.domain.values.exact import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ class _PeerRefusedError(BundlePeerError):
         super().__init__(f"status {status} {content.decode(errors='replace')[:300]}")
         try:
             self.kind = msgspec.json.decode(content, type=Problem).type
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             self.kind = ""
 
 

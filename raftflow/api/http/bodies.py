@@ -13,7 +13,15 @@ from raftflow.api.http import problems
 from raftflow.api.http.aiohttp_internals import HttpVersion11
 from raftflow.api.http.problems import ProblemError
 from raftflow.domain.contract.views import FieldProblem
-from raftflow.domain.values.exact import TWICE, ValueFault, decode_json, find_fault, read_json, twice_fault
+from raftflow.domain.values.exact import (
+    TWICE,
+    UNREADABLE,
+    ValueFault,
+    decode_json,
+    find_fault,
+    read_json,
+    twice_fault,
+)
 
 T = TypeVar("T")
 
@@ -110,7 +118,7 @@ def decode(body: bytes, into: type[T]) -> T:
         raise ProblemError(
             problems.INVALID_DOCUMENT, f"the body is invalid: {text[:500]}", errors=[FieldProblem(path, message)]
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         fault = _find_fault(body) if len(body) <= _SEARCHED_BYTES_MAX else None
         if fault is not None and fault.path:
             raise _invalid_body(fault) from None
@@ -124,7 +132,7 @@ def decode(body: bytes, into: type[T]) -> T:
 def _require_unique_keys(body: bytes) -> None:
     try:
         fault = twice_fault(body, decode_json(body))
-    except (RecursionError, msgspec.DecodeError):  # in a result, which is checked separately
+    except UNREADABLE:  # in a result, which is checked separately
         return
     if fault is not None and fault.message == TWICE:
         raise _invalid_body(fault)

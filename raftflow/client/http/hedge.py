@@ -21,6 +21,7 @@ from raftflow.client.http.responses import REQUEST_FAILURES, RetryableProblem
 from raftflow.client.http.session import CONNECT_S, HttpSession
 from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.views import LeaderNotice
+from raftflow.domain.values.exact import UNREADABLE
 
 HEDGE_S: Final = 0.3
 """How long one replica may be silent before others are asked who leads."""
@@ -106,7 +107,7 @@ class HedgedSender:
                 question = ApiCall(SHOW_LEADER.method, SHOW_LEADER.path, params)
                 answer = await self._session.request(question, other, hold_s + CONNECT_S)
                 notice = msgspec.json.decode(answer, type=LeaderNotice) if isinstance(answer, bytes) else None
-            except (*REQUEST_FAILURES, ClientError, msgspec.DecodeError):
+            except (*REQUEST_FAILURES, ClientError, *UNREADABLE):
                 return
             if notice is None:
                 return

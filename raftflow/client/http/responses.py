@@ -10,6 +10,7 @@ import msgspec
 
 from raftflow.client.errors import BadAnswer
 from raftflow.domain.contract.views import PROBLEM_TYPE_PREFIX, Problem
+from raftflow.domain.values.exact import UNREADABLE
 
 ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
 PROBLEM_BYTES_MAX: Final = 1024 * 1024
@@ -67,7 +68,7 @@ def problem_of(status: int, data: bytes, peer: str) -> Problem:
     """Decode a problem document, or make one from an answer that has none."""
     try:
         return msgspec.json.decode(data, type=Problem)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         word = "unavailable" if status in RETRIED_STATUSES else "unexpected"
         text = data[:200].decode("utf-8", "replace").strip()
         return Problem(

@@ -20,6 +20,7 @@ from zlib import crc32
 import msgspec
 
 from raftflow.domain.contract.views import AuditRecord
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.machine.rules.audit_chain import decode_record
 
 if TYPE_CHECKING:
@@ -63,18 +64,24 @@ def encode_frame(kind: int, index: int, payload: bytes) -> bytes:
 
 
 def decode_gap(frame: Frame) -> Gap:
-    """Decode a frame of kind `GAP`."""
-    return msgspec.msgpack.decode(frame.payload, type=Gap)
+    """Decode a frame of kind `GAP`. Raises `AuditError`."""
+    try:
+        return msgspec.msgpack.decode(frame.payload, type=Gap)
+    except UNREADABLE as error:
+        raise AuditError(f"the gap that ends at index {frame.index} cannot be read: {error}") from error
 
 
 def record_of(frame: Frame) -> AuditRecord:
-    """Decode a frame of kind `RECORD`."""
+    """Decode a frame of kind `RECORD`. Raises `ValueError`."""
     return decode_record(frame.payload)
 
 
 def chain_of(frame: Frame) -> bytes:
-    """Return the chain hash after a frame."""
-    return decode_gap(frame).chain if frame.kind == GAP else record_of(frame).chain
+    """Return the chain hash after a frame. Raises `AuditError`."""
+    try:
+        return decode_gap(frame).chain if frame.kind == GAP else record_of(frame).chain
+    except ValueError as error:
+        raise AuditError(f"the record of index {frame.index} cannot be read: {error}") from error
 
 
 def read_plain(fs: FileSystem, path: Path) -> bytes:

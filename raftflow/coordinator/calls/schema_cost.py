@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from raftflow.domain.values.exact import decode_json
+from raftflow.domain.values.exact import UNREADABLE, decode_json
 
 STEPS_MAX: Final = 1_000_000
 """Steps that the leader takes itself to compare one payload: up to 20 ns each, most take less than 1 ns."""
@@ -64,7 +64,7 @@ def schema_cost(schema: bytes) -> float:
     """Return how many steps a schema takes at most for each byte of a payload; infinity if there is no bound."""
     try:
         root = decode_json(schema)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return math.inf
     return _Costs(root).of(root, 0)
 

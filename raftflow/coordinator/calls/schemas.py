@@ -8,10 +8,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
-import msgspec
-
 from raftflow.domain.limits import SCHEMA_BYTES_MAX, SIGNAL_FAULT_CHARS_MAX
-from raftflow.domain.values.exact import decode_json
+from raftflow.domain.values.exact import UNREADABLE, decode_json
 
 SCHEMA_TRIES: Final = 10
 """How often a payload is compared again because another wait, or another signal, came in between."""
@@ -42,7 +40,7 @@ def schema_fault(schema: bytes, payload: bytes) -> str | None:
     """Say why a payload does not fit a schema, None if it does."""
     try:
         value = decode_json(payload)
-    except msgspec.DecodeError as fault:
+    except UNREADABLE as fault:
         return f"it is not JSON: {fault}"
     import jsonschema_rs  # noqa: PLC0415 - see above
 

@@ -24,6 +24,7 @@ from raftflow.coordinator.uploads.document_worker import (
     frame,
     piece_decoder,
 )
+from raftflow.domain.values.exact import UNREADABLE
 
 if TYPE_CHECKING:
     from raftflow.coordinator.uploads.submission import WorkflowSubmission
@@ -75,7 +76,7 @@ class DocumentReader:
             try:
                 async with asyncio.timeout(self._read_s):
                     return await self._exchange(request)
-            except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+            except (OSError, asyncio.IncompleteReadError, *UNREADABLE) as error:
                 _log.warning("the process that reads large documents failed: %r", error)
                 await self._end()
                 raise ReaderFailedError("the process that reads large documents failed; try again") from error

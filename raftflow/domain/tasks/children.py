@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.domain.values.ids import name_problem
 
 Positions = tuple[tuple[int, int], ...]
@@ -62,7 +63,7 @@ def read_condition(data: bytes) -> ParkCondition:
         return ParkCondition()
     try:
         found = _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ValueError(f"it parked, and does not say what it waits for: {error}") from error
     if len(found.children) > limits.PARK_RANGES_MAX:
         raise ValueError(

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.domain.values.results import result_problem, step_name_problem
 
 WaitKind = Literal["signal", "approval", "effect"]
@@ -80,7 +81,7 @@ def read_approval(request: bytes) -> ApprovalRequest:
     """Read what an approval asks. Raises `ValueError`."""
     try:
         found = _approval_decoder.decode(request)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"what an approval asks: {error}") from None
     for each, most in (
         (found.title, limits.TITLE_CHARS_MAX),

@@ -49,6 +49,9 @@ _KEY_CHARS_MAX = 40
 Judge = Callable[[Any], str | None]
 """Says what is wrong with a part of a value, its own parts aside; None if nothing is."""
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoders of msgspec raise for bytes that are not what they read: each of them, for hostile bytes."""
+
 decode_json = msgspec.json.Decoder().decode
 """Read JSON that was checked before, exactly."""
 _write_plain = msgspec.json.Encoder().encode

@@ -45,7 +45,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     except ValueError:  # more digits than Python converts
         raise TomlError(str(long_integer(text, tomllib.loads))) from None
     else:
-        settled: dict[str, Any] = plain_values(table)
+        try:
+            settled: dict[str, Any] = plain_values(table)
+        except RecursionError:
+            raise TomlError("nested too deeply") from None
         return settled
     try:
         return tomllib.loads(text)  # for its own line and column

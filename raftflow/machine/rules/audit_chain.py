@@ -14,6 +14,7 @@ from hashlib import blake2b
 import msgspec
 
 from raftflow.domain.contract.views import AuditRecord
+from raftflow.domain.values.exact import UNREADABLE
 
 CHAIN_BYTES = 32
 CHAIN_START = bytes(CHAIN_BYTES)
@@ -38,7 +39,7 @@ def decode_record(data: bytes) -> AuditRecord:
     """Read a record. Raises `ValueError` if the bytes are not a record."""
     try:
         return _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ValueError(f"not an audit record: {error}") from error
 
 

@@ -69,6 +69,14 @@ class UploadReader:
             self._add(payload)
 
     def _begin(self, record: UploadRecord) -> None:
+        if not (
+            0 <= record.tasks <= limits.TASKS_PER_WORKFLOW_MAX
+            and 0 <= record.needs <= limits.EDGES_PER_WORKFLOW_MAX
+            and len(self._state.uploads) < limits.UPLOADS_MAX
+        ):
+            raise SnapshotError(
+                f"{record.id}: an upload of {record.tasks} tasks and {record.needs} needs makes no sense"
+            )
         self._upload = self._state.uploads[record.id] = Upload(
             record.id,
             record.name,

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.machine.rules.context import ApplyContext
 from raftflow.machine.schema import registry
 from raftflow.machine.schema.declaration import Frame, Reader, Restoring, SnapshotError
@@ -147,7 +148,7 @@ def read_snapshot(pieces: Iterable[bytes], requests_max: int) -> tuple[Header, S
     frames = _frames(pieces)
     try:
         return _read(frames, requests_max)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise SnapshotError(f"not a readable snapshot: {error}") from error
 
 
@@ -155,7 +156,7 @@ def read_snapshot_header(pieces: Iterable[bytes]) -> Header:
     """Return the first frame of a snapshot, and read no further. Raises `SnapshotError`."""
     try:
         return _read_header(_frames(pieces))[0]
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise SnapshotError(f"not a readable snapshot: {error}") from error
 
 

@@ -89,7 +89,7 @@ class BirthFile:
             stored = msgspec.json.decode(data, type=_StoredBirth)
             raw = bytes(stored.birth)
             record = msgspec.json.decode(raw, type=BirthRecord)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(str(error)) from None
         if crc32(raw) != stored.crc32:
             raise self._damaged("it does not match its checksum")

@@ -31,7 +31,7 @@ import msgspec
 
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.birth_file import BirthFile, BirthRecord, OrderRefusedError
-from raftflow.replication.members.introductions import ADVICE
+from raftflow.replication.members.introductions import ADVICE, read_frame
 from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, Name
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Births:
 
     def receive(self, peer: str, body: bytes) -> None:
         """Receive a peer's state. Raises `ValueError` if it cannot be read, `EmptiedError`, `OrderRefusedError`."""
-        self._messages[peer] = msgspec.msgpack.decode(body, type=BirthMessage)
+        self._messages[peer] = read_frame(body, BirthMessage)
         self._decide()
 
     def judge_emptied(self, peer: str, reason: str) -> LogFailedError | None:

@@ -200,7 +200,7 @@ def _decode(file: Path, data: bytes) -> Identity:
         version = msgspec.json.decode(raw, type=_Format).format
         intact = crc32(raw) == stored.crc32
         identity = msgspec.json.decode(raw, type=Identity) if intact and version == FORMAT else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from None
     if not intact:
         raise _damaged(file, "it does not match its checksum")

@@ -20,6 +20,7 @@ from raftflow.replication.members.introductions import (
     IntroductionReply,
     LogView,
     is_welcome,
+    read_frame,
 )
 from raftflow.replication.members.membership import MembershipVersion
 from raftflow.replication.members.starts import StartHistory
@@ -159,7 +160,7 @@ class Introducer:
 
     def read(self, frame: bytes) -> Introduction:
         """Read a peer's first frame. Raises `ValueError` if it is not an introduction."""
-        return msgspec.msgpack.decode(frame, type=Introduction)
+        return read_frame(frame, Introduction)
 
     def judge_disk(self, peer: str, told: Introduction) -> IntroductionReply:
         """Judge a peer by its disk. A new peer is remembered durably.
@@ -307,7 +308,7 @@ def _decode(file: Path, data: bytes) -> dict[str, str]:
         stored = msgspec.json.decode(data, type=_StoredPeers)
         raw = bytes(stored.peers)
         peers = msgspec.json.decode(raw, type=_Peers)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from None
     if crc32(raw) != stored.crc32:
         raise _damaged(file, "it does not match its checksum")

@@ -27,7 +27,7 @@ link. It stops when a majority of the others reports the difference.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -45,6 +45,8 @@ PEERS_MAX: Final = 1_000
 
 Disk = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 """A disk id."""
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -135,6 +137,14 @@ class IntroductionReply(msgspec.Struct, frozen=True, kw_only=True):
     """Refused because its history is another one."""
     emptied: bool | None = None
     """Refused because its data directory was emptied. None from a version that has only these two reasons."""
+
+
+def read_frame(frame: bytes, kind: type[_T]) -> _T:
+    """Read what a peer has sent. Raises `ValueError` if it is nothing of this kind."""
+    try:
+        return msgspec.msgpack.decode(frame, type=kind)
+    except RecursionError as error:  # in a field that nobody knows
+        raise ValueError(f"it is nested too deeply: {error}") from None
 
 
 class LogView(Protocol):

@@ -145,7 +145,7 @@ def decode(body: bytes) -> Membership:
         raise MembershipError(f"a membership of {len(body)} bytes")
     try:
         wire = msgspec.msgpack.decode(body, type=_Wire)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MembershipError(f"not a membership: {error}") from None
     if wire.format != FORMAT:
         raise MembershipError(f"membership format {wire.format}, but this program reads format {FORMAT}")
@@ -293,7 +293,7 @@ def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership, *, replace
         if crc32(stored.body) != stored.crc32:
             raise MembershipError("it does not match its checksum")
         return decode(stored.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LogFailedError(
             f"{file} is damaged: {error}. Put it back from a copy, or let this replica join again under a new name "
             f"with an empty directory."

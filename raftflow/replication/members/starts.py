@@ -222,7 +222,7 @@ def _decode(file: Path, data: bytes) -> _Content:
         if crc32(raw) != stored.crc32:
             raise ValueError("it does not match its checksum")  # noqa: TRY301 - told below
         content = msgspec.json.decode(raw, type=_Content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StartsFileError(
             f"{file} is damaged: {error}. It records the starts of this replica. Remove the file and start again: "
             f"this replica then takes its log from the others before it votes."

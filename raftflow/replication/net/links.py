@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from raftflow.replication.members.introducer import Introducer
-from raftflow.replication.members.introductions import Introduction, IntroductionReply
+from raftflow.replication.members.introductions import Introduction, IntroductionReply, read_frame
 from raftflow.replication.net.connection import ConnectionFailure, LinkLimits, PeerConnection
 from raftflow.replication.net.dialers import PeerDialers
 from raftflow.replication.net.handshake import Acceptor, Credentials, LinkSession, encode_name
@@ -248,7 +248,7 @@ class StreamLinks:
                 else:
                     self._answer(connection, meeting, introducer.refuse(peer))
                 return
-            meeting.theirs = msgspec.msgpack.decode(frame, type=IntroductionReply)
+            meeting.theirs = read_frame(frame, IntroductionReply)
         except (ValueError, OSError) as error:
             connection.drop(ConnectionFailure("bad_introduction", f"the introduction failed: {error}", peer))
             return

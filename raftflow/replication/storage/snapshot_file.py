@@ -19,6 +19,7 @@ from zlib import crc32
 
 import msgspec
 
+from raftflow.domain.values.exact import UNREADABLE
 from raftflow.replication.errors import LogFailedError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def read_header(path: Path, file: ReadableFile) -> tuple[SnapshotInfo, bytes, in
         raise corrupt(path, _PREFIX_BYTES, "it has no header")
     try:
         info = msgspec.msgpack.decode(header, type=SnapshotInfo)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise corrupt(path, _PREFIX_BYTES, f"the header cannot be read: {error}") from None
     return msgspec.structs.replace(info, size=file.size()), header, offset
 

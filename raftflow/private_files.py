@@ -10,13 +10,21 @@ The text of an error says what is wrong and what to do, and never what the file 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import pwd
 import stat
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 SECRET_BYTES_MAX: Final = 4_096
+LOOK_EVERY_S: Final = 1.0
+"""How often it is looked whether the file of a token in use has changed."""
+_log = logging.getLogger(__name__)
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -61,6 +69,69 @@ def read_token(path: str | os.PathLike[str]) -> str:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise PrivateFileError(f"the token file {path} must hold one token: printable ASCII characters, no spaces")
     return token
+
+
+class TokenInUse:
+    """The token that a program sends. If it comes from a file, it is read again when that has changed.
+
+    Args:
+        token: the token; empty for none.
+        path: the file that has it; None if no file has.
+        access: makes what holds while the file is looked at and read.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        access: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._token = token
+        self._path = None if path is None else Path(path)
+        self._access = access
+        self._clock = clock
+        self._seen = self._look()
+        self._looked_s = clock()
+
+    def current(self) -> str:
+        """Return the token. At most once in `LOOK_EVERY_S` it is looked whether its file has changed."""
+        if self._path is not None and self._clock() - self._looked_s >= LOOK_EVERY_S:
+            self.read_again(changed_only=True)
+        return self._token
+
+    def read_again(self, *, changed_only: bool = False) -> bool:
+        """Read the file again. Return whether it has another token. One that cannot be used changes nothing."""
+        if self._path is None:
+            return False
+        self._looked_s = self._clock()
+        seen = self._look()
+        if changed_only and seen == self._seen:
+            return False
+        is_news, self._seen = seen != self._seen, seen
+        try:
+            with self._access():
+                token = read_token(self._path)
+        except PrivateFileError as error:
+            if is_news:
+                _log.error("the token stays as it was: %s", error)
+            return False
+        changed, self._token = token != self._token, token
+        if changed:
+            _log.info("there is another token in %s", self._path)
+        return changed
+
+    def _look(self) -> tuple[int, int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            with self._access():
+                found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _opened(path: str | os.PathLike[str], what: str, how_to_make: str) -> int:

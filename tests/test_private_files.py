@@ -17,7 +17,7 @@ from raftflow.client import settings as client_settings
 from raftflow.client.http.session import load_certificates
 from raftflow.coordinator.config import loading as coordinator_config
 from raftflow.coordinator.config.values import ConfigError
-from raftflow.private_files import PrivateFileError, read_token
+from raftflow.private_files import LOOK_EVERY_S, PrivateFileError, TokenInUse, read_token
 
 TOKEN = "t" * 20
 PEERS = "http://127.0.0.1:7001"
@@ -231,3 +231,40 @@ def test_a_variable_that_overrides_a_file_of_an_agent_says_so(
         f"environment variable RAFTFLOW_PEERS takes the place of agent.peers in {file}",
         f"environment variable RAFTFLOW_TOKEN takes the place of agent.token_file in {file}",
     ]
+
+
+# --- a token in use
+
+
+def write_private(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.rename(path)
+
+
+def test_a_token_in_use_follows_its_file(private: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now_s = [0.0]
+    token = TokenInUse(TOKEN, private, clock=lambda: now_s[0])
+    write_private(private, "another-token\n")
+    assert token.current() == TOKEN, "it does not look at the file for every request"
+    now_s[0] += LOOK_EVERY_S
+    assert token.current() == "another-token"
+    assert not token.read_again()
+    write_private(private, "a third one")
+    assert not token.read_again()
+    assert token.current() == "another-token"
+    private.unlink()
+    now_s[0] += LOOK_EVERY_S
+    assert token.current() == "another-token"
+    assert [record.levelname for record in caplog.records if record.levelno > logging.INFO] == ["ERROR", "ERROR"]
+    assert "another-token" not in caplog.text
+    write_private(private, "a-fourth-token")
+    assert token.read_again()
+    assert token.current() == "a-fourth-token"
+
+
+def test_a_token_without_a_file_stays() -> None:
+    token = TokenInUse(TOKEN)
+    assert not token.read_again()
+    assert token.current() == TOKEN

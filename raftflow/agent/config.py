@@ -352,6 +352,8 @@ def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, A
         settings["python_path"] = _folders(settings["python_path"])
     try:
         if settings.get("token_file"):
+            # It is read again while the agent runs, which may leave the folder in which it was started.
+            settings["token_file"] = str(Path(str(settings["token_file"])).absolute())
             settings["token"] = read_token(str(settings["token_file"]))
         elif settings.get("token") and file is not None and sources["token"] == str(file):
             check_private(file, "configuration file with a token")

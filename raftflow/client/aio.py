@@ -70,6 +70,7 @@ class AsyncClient(SnapshotCalls, StatusCalls, SignalCalls, FunctionCalls):
         peers: str | Sequence[str] | None = None,
         *,
         token: str | None = None,
+        token_file: Path | str | None = None,
         cacert: Path | str | None = None,
         client_cert: Path | str | None = None,
         client_key: Path | str | None = None,
@@ -81,17 +82,19 @@ class AsyncClient(SnapshotCalls, StatusCalls, SignalCalls, FunctionCalls):
         """Check the settings without connecting. Raises `UsageError`.
 
         Settings that are not given are looked up as the command line does: in the environment (`RAFTFLOW_PEERS`,
-        `RAFTFLOW_TOKEN`, `RAFTFLOW_CACERT`, `RAFTFLOW_CLIENT_CERT`, `RAFTFLOW_CLIENT_KEY`,
+        `RAFTFLOW_TOKEN` or `RAFTFLOW_TOKEN_FILE`, `RAFTFLOW_CACERT`, `RAFTFLOW_CLIENT_CERT`, `RAFTFLOW_CLIENT_KEY`,
         `RAFTFLOW_REQUEST_TIMEOUT`), then in the table `[client]` of the file that `RAFTFLOW_CONFIG` names.
         `environ` replaces `os.environ`; with `{}` only the arguments count. `timeout_s` is how long one
         call is retried, 30 s by default. `cache_folder` is where the peer that answered is remembered for the next
         process; None: it is not remembered. `code` is a folder whose files travel with every workflow of this
-        client: python tasks find their modules there first.
+        client: python tasks find their modules there first. A token in a file (`token_file`) is read again when
+        the file has changed, and when the token is refused.
         """
         end_of_script()
         given = {
             "peers": peers,
             "token": token,
+            "token_file": token_file,
             "cacert": cacert,
             "client_cert": client_cert,
             "client_key": client_key,
@@ -102,6 +105,7 @@ class AsyncClient(SnapshotCalls, StatusCalls, SignalCalls, FunctionCalls):
         self._transport = Transport(
             settings["peers"],
             token=settings.get("token"),
+            token_file=settings.get("token_file"),
             cacert=settings.get("cacert"),
             client_cert=settings.get("client_cert"),
             client_key=settings.get("client_key"),

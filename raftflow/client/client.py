@@ -134,6 +134,7 @@ class Client:
         peers: str | Sequence[str] | None = None,
         *,
         token: str | None = None,
+        token_file: Path | str | None = None,
         cacert: Path | str | None = None,
         client_cert: Path | str | None = None,
         client_key: Path | str | None = None,
@@ -146,6 +147,7 @@ class Client:
         self._client = AsyncClient(
             peers,
             token=token,
+            token_file=token_file,
             cacert=cacert,
             client_cert=client_cert,
             client_key=client_key,

@@ -44,7 +44,9 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, A
             settings = {key: value for key, value in settings.items() if key not in {"token", "token_file"}}
         settings |= layer
     if "token_file" in settings:
-        settings["token"] = _checked(read_token, settings.pop("token_file"))
+        # A client reads it again when it changes, wherever its program has gone meanwhile.
+        settings["token_file"] = str(Path(settings["token_file"]).absolute())
+        settings["token"] = _checked(read_token, settings["token_file"])
     peers = settings.get("peers")
     if isinstance(peers, str):
         peers = peers.split(",")

@@ -45,6 +45,7 @@ class Transport:
         peers: Sequence[str],
         *,
         token: str | None = None,
+        token_file: Path | str | None = None,
         cacert: Path | str | None = None,
         client_cert: Path | str | None = None,
         client_key: Path | str | None = None,
@@ -57,7 +58,12 @@ class Transport:
             raise UsageError("timeout_s must be above 0")
         self.timeout_s = timeout_s
         self._session = HttpSession(
-            self._peers, token=token, cacert=cacert, client_cert=client_cert, client_key=client_key
+            self._peers,
+            token=token,
+            token_file=token_file,
+            cacert=cacert,
+            client_cert=client_cert,
+            client_key=client_key,
         )
         self._sender = HedgedSender(self._session, self._peers)
         self._slots = asyncio.Semaphore(REQUESTS_MAX)

@@ -41,6 +41,9 @@ from raftflow.domain.contract.views import (
 class FakeLeader:
     """Implements the agents' part of the contract on a loopback port, for one agent."""
 
+    valid_tokens: set[str] | None = None
+    """If there are any, polls with another token are refused."""
+
     def __init__(self) -> None:
         self.lease_ms = 10_000
         self.poll_wait_ms = 2_000
@@ -201,7 +204,10 @@ class FakeLeader:
         poll = msgspec.json.decode(body, type=PollRequest)
         if refused := await self._refuse(poll):
             return refused
-        self.tokens.add(request.headers.get("Authorization", ""))
+        token = request.headers.get("Authorization", "")
+        if self.valid_tokens is not None and token not in self.valid_tokens:
+            return self._problem(401, "unauthorized")
+        self.tokens.add(token)
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
         try:

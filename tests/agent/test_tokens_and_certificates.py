@@ -177,3 +177,17 @@ async def test_what_answers_mean(  # noqa: PLR0917 - pytest names them
         assert caught.value.retry_after_s == 3.0  # type: ignore[attr-defined]
     await client.close()
     await runner.cleanup()
+
+
+async def test_an_agent_takes_the_new_token_of_its_file(leader: Any, start_agent: Any, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.touch(mode=0o600)
+    file.write_text("old-token")
+    start_agent(token_file=str(file))
+    assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
+    assert leader.tokens == {"Bearer old-token"}
+    file.write_text("new-token")
+    leader.valid_tokens = {"Bearer new-token"}
+    assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
+    assert leader.tokens == {"Bearer old-token", "Bearer new-token"}
+    assert len(leader.registrations) == 1

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from raftflow.cli.terminal.options import resolve as resolve_flags
-from raftflow.client import AsyncClient, Client, UsageError
+from raftflow.client import AsyncClient, Client, Refused, UsageError
 from raftflow.client.settings import ENVIRONMENT, resolve
 
 AGENTS = ("GET", "/v1/agents")
@@ -101,3 +102,28 @@ def test_programs_and_the_command_line_find_the_same(tmp_path: Path) -> None:
         "request_timeout": 3.0,
         "cacert": str(tmp_path / "ca.pem"),
     }
+
+
+async def test_a_token_in_a_file_is_read_again_when_it_is_refused(replicas: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.touch(mode=0o600)
+    file.write_text("old")
+    valid = ["Bearer old"]
+
+    def agents(request: web.Request) -> Any:
+        if request.headers.get("Authorization") in valid:
+            return {"agents": []}
+        return web.json_response({"type": "x", "title": "no", "status": 401}, status=401)
+
+    replicas[0].routes[AGENTS] = agents
+    async with AsyncClient([replicas[0].url], token_file=file, environ={}) as client:
+        await client.agents()
+        file.write_text("new")
+        valid[:] = ["Bearer new"]
+        await client.agents()
+        valid[:] = []
+        with pytest.raises(Refused):
+            await client.agents()
+    assert [seen.headers["Authorization"] for seen in replicas[0].seen] == [
+        f"Bearer {token}" for token in ("old", "old", "new", "new")
+    ]

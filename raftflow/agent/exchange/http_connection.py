@@ -15,8 +15,11 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from raftflow.private_files import TokenInUse
+
 ANSWER_BYTES_MAX: Final = 256 << 20
 HEADER_BYTES_MAX: Final = 64 << 10
+UNAUTHORIZED: Final = 401
 IDLE_MAX: Final = 4
 """Connections to one replica that are kept while nothing is asked."""
 _KEEP_ALIVE: Final = (
@@ -172,10 +175,14 @@ class HttpConnections:
 
     Args:
         headers: sent with every request.
+        token: what else is sent, if there is one.
         tls: for `https`; the system's default if it is None.
     """
 
-    def __init__(self, headers: dict[str, str], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, headers: dict[str, str], tls: ssl.SSLContext | None = None, token: TokenInUse | None = None
+    ) -> None:
+        self._token = TokenInUse("") if token is None else token
         self._more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.tls = tls
         self._idle: dict[str, list[AgentConnection]] = {}
@@ -219,15 +226,19 @@ class HttpConnections:
         arrive twice: it has to be one that may. Raises `HttpConnectionError`, `TimeoutError`, `OSError`.
 
         `timeout_s` is how long it may take, or a time-out that the caller may move while the request is under way.
-        `header` is one more line of the head, with its end.
+        `header` is one more line of the head, with its end. A request whose token is refused is sent once more if
+        the file of the token has another one by now.
         """
         host = urlsplit(base).netloc
-        request = (
-            f"{method} {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
-            f"{self._more}{header}\r\n"
-        ).encode("latin-1") + body
+        asked_again = False
         async with timeout_s if isinstance(timeout_s, asyncio.Timeout) else asyncio.timeout(timeout_s):
             while True:
+                token = self._token.current()
+                proof = f"Authorization: Bearer {token}\r\n" if token else ""
+                request = (
+                    f"{method} {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\n"
+                    f"Content-Length: {len(body)}\r\n{self._more}{proof}{header}\r\n"
+                ).encode("latin-1") + body
                 connection = self._idle_connection(base)
                 kept = connection is not None
                 if connection is None:
@@ -240,6 +251,10 @@ class HttpConnections:
                         continue
                     raise
                 self._keep(base, connection)
+                if answer.status == UNAUTHORIZED and not asked_again:
+                    asked_again = True
+                    if self._token.read_again() or self._token.current() != token:
+                        continue
                 return answer
 
     def _idle_connection(self, base: str) -> AgentConnection | None:

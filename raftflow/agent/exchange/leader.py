@@ -46,6 +46,7 @@ from raftflow.domain.contract.views import (
 )
 from raftflow.domain.tasks.peer_urls import learn_peers, order_peers
 from raftflow.domain.values.exact import UNREADABLE
+from raftflow.private_files import TokenInUse
 
 _log = logging.getLogger("raftflow.agent.leader")
 
@@ -124,10 +125,10 @@ class LeaderClient:
     async def start(self) -> None:
         """Get ready. Raises `AgentConfigError` if certificates cannot be used."""
         headers = {"Content-Type": "application/json"}
-        if self._config.token:
-            headers["Authorization"] = f"Bearer {self._config.token}"
+        config = self._config
+        token = TokenInUse(config.token, config.token_file or None, access=root_files)
         with root_files():
-            wire = self._wire = HttpConnections(headers, tls_context(self._config))
+            wire = self._wire = HttpConnections(headers, tls_context(config), token)
 
         def load() -> None:
             wire.tls = tls_context(self._config)

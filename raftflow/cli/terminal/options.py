@@ -216,7 +216,10 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[st
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     if local and local.get("token", "") is None:
+        found.pop("token_file", None)
         found["token"] = None  # the environment's is for another cluster
+    if "token_file" in found:
+        found.pop("token", None)  # the client reads it from there, also when it changes
     if not found.get("peers"):
         raise click.UsageError(
             "where is the cluster? Give --peers URL,URL,URL (or set RAFTFLOW_PEERS), or --data-dir of a local cluster"

@@ -17,9 +17,10 @@ from raftflow.client.http.peer_order import PeerOrder
 from raftflow.client.http.resolver import DaemonResolver
 from raftflow.client.http.responses import RETRIED_STATUSES, RetryableProblem, problem_of, read_body, retry_after_s
 from raftflow.domain.contract.views import HEADER_IDEMPOTENCY_KEY
-from raftflow.private_files import check_private
+from raftflow.private_files import TokenInUse, check_private
 
 CONNECT_S: Final = 2.0
+UNAUTHORIZED: Final = 401
 
 
 class HttpSession:
@@ -30,6 +31,7 @@ class HttpSession:
         peers: PeerOrder,
         *,
         token: str | None,
+        token_file: Path | str | None,
         cacert: Path | str | None,
         client_cert: Path | str | None,
         client_key: Path | str | None,
@@ -41,10 +43,9 @@ class HttpSession:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
-        if token is not None:
-            if not token or not token.isascii() or not token.isprintable() or " " in token:
-                raise UsageError("the token must be printable ASCII without spaces, and not empty")
-            self._headers["Authorization"] = f"Bearer {token}"
+        if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
+            raise UsageError("the token must be printable ASCII without spaces, and not empty")
+        self._token = TokenInUse(token or "", token_file)
         self._ssl = load_certificates(cacert, client_cert, client_key)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,9 +75,23 @@ class HttpSession:
     ) -> bytes | RetryableProblem:
         """Send one request. Returns the body, or a problem after which the call may be tried again.
 
-        `on_connected` is called when there is a connection, before the request is sent.
+        `on_connected` is called when there is a connection, before the request is sent. A request whose token is
+        refused is sent once more if the file of the token has another one by now.
         """
-        headers: dict[str, str] = {}
+        token = self._token.current()
+        try:
+            return await self._request(call, peer, timeout_s, on_connected, token)
+        except Refused as error:
+            if error.problem.status != UNAUTHORIZED:
+                raise
+            if not self._token.read_again() and self._token.current() == token:
+                raise
+        return await self._request(call, peer, timeout_s, on_connected, self._token.current())
+
+    async def _request(
+        self, call: ApiCall, peer: str, timeout_s: float, on_connected: Callable[[], None] | None, token: str
+    ) -> bytes | RetryableProblem:
+        headers: dict[str, str] = {"Authorization": f"Bearer {token}"} if token else {}
         if call.body is not None:
             headers["Content-Type"] = call.media_type
         if call.idempotency_key is not None:

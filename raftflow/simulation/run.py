@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 LEADER_WITHIN_S: Final = 3.0
 EQUAL_WITHIN_S: Final = 10.0
-REST_WITHIN_S: Final = 180.0
-"""With one agent of one CPU the work of a run may take 100 s: effects, waits and children have work of their own."""
+REST_WITHIN_S: Final = 600.0
+"""With one agent of one CPU the work of a run may take 220 s: effects, waits and children have work of their own."""
 LOOK_S: Final = 0.02
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation continues after healing, to check acknowledged writes."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from raftflow.domain.commands import (
     AddTasks,
     BeginWorkflow,
+    ContinueAgenda,
     ControlWorkflow,
     DrainAgent,
     DropUploads,
@@ -168,8 +169,11 @@ class AttemptModel:
         return problems
 
     def _follow_loss(self, command: AnyCommand, step: AuditTransition) -> None:
-        """Follow attempts that were lost with their agent after their backup had failed: that failure counts then."""
-        if step.event == "failed_retry" and isinstance(command, RegisterAgent | RemoveAgent):
+        """Follow attempts that were lost with their agent after their backup had failed: that failure counts then.
+
+        The loss of an agent with many attempts is carried out in pieces, by the agenda.
+        """
+        if step.event == "failed_retry" and isinstance(command, RegisterAgent | RemoveAgent | ContinueAgenda):
             self.lost[step.workflow_id, step.task_id] = (step.fence, step.agent)
 
     def _follow_drain(self, command: AnyCommand) -> None:

@@ -315,7 +315,7 @@ def plain_headers(head: bytes) -> dict[bytes, bytes] | None:
 def is_one_message(data: bytes) -> bool:
     """Tell whether `data` is exactly one request, framed by a Content-Length or without a body."""
     end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
-    if end < 0:
+    if end <= 0:
         return False
     headers = plain_headers(data[:end])
     if headers is None or not headers.keys().isdisjoint({b"transfer-encoding", b"upgrade", b"expect"}):

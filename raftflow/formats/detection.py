@@ -10,7 +10,7 @@ _SILENT = re.compile(r"\s*(?:[#;].*)?$")
 _TOML = re.compile(
     r"""\[\[?\s*[A-Za-z0-9_"'][\w."' -]*\]\]?\s*(?:#.*)?$|(?!nextflow\.)(?:[\w.-]|"[^"]*"|'[^']*')+\s*="""
 )
-_YAML = re.compile(r"""---|%YAML|- |-$|(?:"[^"]*"|'[^']*'|[\w$][^=:{}\[\]]*)\s*:(?:\s|$)""")
+_YAML = re.compile(r"""---|%YAML|- |-$|(?:"[^"]*"\s*|'[^']*'\s*|[\w$][^=:{}\[\]]*):(?:\s|$)""")
 _JSON = re.compile(r'(?:\s|#.*\n)*(?:\[|\{\s*["}])')
 """YAML may begin with a brace as well, but the keys of JSON are quoted."""
 _SHOWN = 40

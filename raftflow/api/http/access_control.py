@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from yarl import URL
 
 from raftflow.api.http import bodies, problems
-from raftflow.api.http.hosts import Hosts, check_origin
+from raftflow.api.http.hosts import Hosts, check_fetch_site, check_origin
 from raftflow.api.http.identity import TOKEN_PREFIX
 from raftflow.api.http.problems import ProblemError
 from raftflow.domain.contract.identities.grants import roles_for
@@ -68,6 +68,8 @@ class AccessControl:
             )
         is_open = request.path in OPEN_PATHS
         self._check_host(request, is_open=is_open)
+        if len(request.headers.getall("Authorization", ())) > 1:
+            raise ProblemError(problems.INVALID_DOCUMENT, "Authorization is there twice: who asks is not plain")
         identity = self.sender_of(request)
         if not is_open and identity is None:
             raise ProblemError(
@@ -76,6 +78,8 @@ class AccessControl:
                 headers={"WWW-Authenticate": 'Bearer realm="raftflow"'},
             )
         check_origin(request.headers.getall("Origin", []), request.headers.get("Host"))
+        if not is_open:
+            check_fetch_site(request.headers.getall("Sec-Fetch-Site", []))
         if operation is not None and identity is not None:
             _require_right(request, operation, identity)
         return identity

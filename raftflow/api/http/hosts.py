@@ -2,7 +2,8 @@
 
 A page of the Web can make a browser send requests to any address. The header `Origin` reveals such requests, unless
 the page's own name points at the replica (DNS rebinding): then `Origin` and `Host` agree. Without a token nothing
-else would stop such a page, so `Host` must be a name that no other site can have.
+else would stop such a page, so `Host` must be a name that no other site can have. Requests for pictures and scripts
+have no `Origin`; `Sec-Fetch-Site` reveals them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from raftflow.coordinator.config.replica_config import CoordinatorConfig
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]{0,30}://(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,255})(:[0-9]{1,5})?")
+_OWN_SITES: Final = frozenset({"same-origin", "none"})
+"""`none`: a person has typed the address."""
 _REMEMBERED_MAX: Final = 256
 _SHOWN_CHARS_MAX: Final = 100
 
@@ -117,6 +120,16 @@ def check_origin(origins: list[str], host: str | None) -> None:
         )
     if match[1] + (match[2] or "") != (host or "").lower():
         raise ProblemError(problems.FORBIDDEN, f"the page at {origin[:_SHOWN_CHARS_MAX]} may not send requests here")
+
+
+def check_fetch_site(told: list[str]) -> None:
+    """Refuse a request that a browser makes for the page of another site, or for another port of this machine.
+
+    Browsers say so in `Sec-Fetch-Site`, also where they send no `Origin`: for pictures, scripts, frames and links. A
+    page can neither set nor remove that header. Raises `ProblemError`.
+    """
+    if any(each not in _OWN_SITES for each in told):
+        raise ProblemError(problems.FORBIDDEN, "a page of another site may not send requests here (Sec-Fetch-Site)")
 
 
 def _is_loopback(name: str) -> bool:

@@ -182,13 +182,14 @@ _TABLES: tuple[tuple[ForeignFormat, Callable[[Mapping[str, Any]], bool]], ...] =
     (_SNAKEMAKE, lambda d: any(isinstance(key, str) and key.startswith(("rule ", "checkpoint ")) for key in d)),
     (_GITLAB, lambda d: _has_any(d, "script", "stage")),
 )
+# No pattern may try the same characters in two ways: a short text could keep it busy for ever.
 _TEXTS: tuple[tuple[ForeignFormat, re.Pattern[str]], ...] = (
-    (_DAX, re.compile(r"\A\s*(?:<\?xml.*?\?>\s*)?(?:<!--.*?-->\s*)*<adag\b", re.DOTALL)),
-    (_NOMAD, re.compile(r'^\s*job\s+"[^"\n]+"\s*\{', re.MULTILINE)),
+    (_DAX, re.compile(r"\A\s*(?:<\?xml(?:(?!\?>).)*\?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<adag\b", re.DOTALL)),
+    (_NOMAD, re.compile(r'^[^\S\n]*job\s+"[^"\n]+"\s*\{', re.MULTILINE)),
     (_SLURM, re.compile(r"\A#!.*\n(?:.*\n)*?#SBATCH\s")),
     (_SNAKEMAKE, re.compile(r"^(?:rule|checkpoint)\s+\w+\s*:\s*$", re.MULTILINE)),
-    (_WDL, re.compile(r"\A(?:\s*#.*\n|\s*\n)*version\s+(?:1\.\d|draft-\d|development)\s*$", re.MULTILINE)),
-    (_NEXTFLOW, re.compile(r"^\s*(?:process\s+\w+|workflow(?:\s+\w+)?)\s*\{", re.MULTILINE)),
+    (_WDL, re.compile(r"\A(?:[^\S\n]*(?:#.*)?\n)*version\s+(?:1\.\d|draft-\d|development)\s*$", re.MULTILINE)),
+    (_NEXTFLOW, re.compile(r"^[^\S\n]*(?:process\s+\w+|workflow(?:\s+\w+)?)\s*\{", re.MULTILINE)),
     (
         _PYTHON,
         re.compile(r"\A#!.*\bpython|^(?:from\s+[\w.]+\s+import\s|import\s+[\w.]+\s*$)", re.MULTILINE),

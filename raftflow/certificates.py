@@ -101,7 +101,7 @@ class CertificateReloader:
             try:
                 each.load()
             except ValueError as error:
-                _log.error("the certificates stay as they were: %s", error)
+                _log.error("what was read before stays in use: %s", error)
             else:
                 _log.info("read again: %s", names)
 

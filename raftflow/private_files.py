@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Final
 
 SECRET_BYTES_MAX: Final = 4_096
+SECRETS_MAX: Final = 2
+"""Of one kind in one file: the one that is used, and one that is accepted beside it."""
 LOOK_EVERY_S: Final = 1.0
 """How often it is looked whether the file of a token in use has changed."""
 _log = logging.getLogger(__name__)
@@ -62,13 +64,33 @@ def check_private(path: str | os.PathLike[str], what: str) -> None:
 
 
 def read_token(path: str | os.PathLike[str]) -> str:
-    """Return the token in a file. Raises `PrivateFileError`."""
+    """Return the token in a file, the first of two. Raises `PrivateFileError`."""
+    return read_tokens(path)[0]
+
+
+def read_tokens(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the tokens in a file, one or two lines: the first is sent, both are accepted.
+
+    Raises `PrivateFileError`.
+    """
     how = "write the cluster's token into it: (umask 077; cat > FILE), or copy the file from a replica"
     data = read_private(path, "token file", how_to_make=how.replace("FILE", str(path)))
-    token = data.decode("ascii", "replace")
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise PrivateFileError(f"the token file {path} must hold one token: printable ASCII characters, no spaces")
-    return token
+    tokens = tuple(line.decode("ascii", "replace") for line in split_secrets(data))
+    if not all(token.isascii() and token.isprintable() and " " not in token for token in tokens):
+        raise PrivateFileError(
+            f"the token file {path} must hold one token, or two in two lines while one replaces the other: printable "
+            f"ASCII characters, no spaces"
+        )
+    if len(tokens) > SECRETS_MAX:
+        raise PrivateFileError(
+            f"the token file {path} has {len(tokens)} lines, and {SECRETS_MAX} tokens are the most"
+        )
+    return tokens
+
+
+def split_secrets(data: bytes) -> list[bytes]:
+    """Return the lines of a file with secrets, without white space around them and without empty ones."""
+    return [line.strip() for line in data.split(b"\n") if line.strip()]
 
 
 class TokenInUse:

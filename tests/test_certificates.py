@@ -109,7 +109,7 @@ def test_files_that_have_changed_are_read_again(tmp_path: Path, caplog: pytest.L
         reloader.reload(changed_only=True)
     assert read == ["second"]
     assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == [
-        "the certificates stay as they were: one is broken"
+        "what was read before stays in use: one is broken"
     ]
     reloader.reload()
     assert read == ["second", "second"]
@@ -199,7 +199,7 @@ async def test_a_replica_takes_new_certificates_on_sighup(
     assert await shown_serial(port, ours.file) == second
     (tmp_path / "api.pem").write_text("not a certificate")
     process.child.send_signal(signal.SIGHUP)
-    await process.until_logged("the certificates stay as they were: tls.api_cert")
+    await process.until_logged("what was read before stays in use: tls.api_cert")
     assert await shown_serial(port, ours.file) == second
     process.child.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.child.wait(), 20) == 0

@@ -137,7 +137,8 @@ def test_every_reader_gives_advice_that_fits(
         (b"x" * 5_000, "longer than 4096"),
         (b"two words", "one token"),
         (b"\xff" * 20, "one token"),
-        (b"line\nline", "one token"),
+        (b"line\nline\nline", "has 3 lines"),
+        (b"line\ntwo words", "one token"),
     ],
 )
 def test_contents_that_are_no_token(private: Path, content: bytes, words: str) -> None:

@@ -35,6 +35,7 @@ from raftflow.api.http.tls import forward_context, reload_forward, tls_context
 from raftflow.certificates import CertificateReloader
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.clock import SystemClock
+from raftflow.coordinator.config.loading import tokens_in
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.failures import (
     ReplicaDiskError,
@@ -131,9 +132,9 @@ class HttpServer:
         config = self._config = replica.config
         shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
         shedder, figures = LoadShedder(), RequestCounts(syncs)
-        self._identities = Identities(config.token, replica.machine, replica.clock.now_ms)
+        self._identities = Identities(config.tokens, replica.machine, replica.clock.now_ms)
         access = AccessControl(self._identities, Hosts(config, lambda: self.port, replica.cluster.peer_urls))
-        proof = ForwardingProof(config.secret)
+        proof = ForwardingProof(lambda: replica.secrets)
         self.fast_path = FastPath(replica, shedder, access, figures)
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
@@ -141,7 +142,9 @@ class HttpServer:
         if certificates is not None:
             self._look_after(certificates, forwarded)
         forwarder = Forwarder(replica.news, proof, forwarded, shares.forward)
-        replica.bundles.peers = ApiBundlePeers(forwarder.ensure_session, proof, config.token, config.name)
+        replica.bundles.peers = ApiBundlePeers(
+            forwarder.ensure_session, proof, self._identities.first_token, config.name
+        )
         self._token_timer: asyncio.TimerHandle | None = None
         self._host_facts = HostFacts(replica, figures.syncs)
         api = Api(replica, forwarder, self.admission, access, proof, self._host_facts)
@@ -161,7 +164,7 @@ class HttpServer:
         )
 
     def _look_after(self, certificates: CertificateReloader, forwarded: ssl.SSLContext | None) -> None:
-        """Have the certificates of the API read again when they change."""
+        """Have the certificates of the API, and the token of the configuration, read again when they change."""
         config, tls = self._config, self._config.tls
 
         def load() -> None:
@@ -169,6 +172,8 @@ class HttpServer:
 
         if tls.api_cert is not None and tls.api_key is not None:
             certificates.add((tls.api_cert, tls.api_key), load)
+        if (file := config.private_file("replica.token_file")) is not None:
+            certificates.add((file,), lambda: self._identities.use_tokens(tokens_in(file)))
         if forwarded is not None and tls.api_ca is not None:
             certificates.add((tls.api_ca,), partial(reload_forward, forwarded, config))
 
@@ -218,7 +223,7 @@ class HttpServer:
 async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> int:
     """Run one replica until a signal stops it (SIGTERM, SIGINT) or it fails. Returns the exit code.
 
-    SIGHUP has it read its certificates again.
+    SIGHUP has it read its certificates, its secret and its token again.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

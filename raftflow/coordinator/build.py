@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from raftflow.certificates import CertificateReloader
+from raftflow.coordinator.config.loading import secrets_in
 from raftflow.coordinator.config.peer_directory import PeerDirectory
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.history import AppliedHistory
@@ -73,6 +74,13 @@ def build_replica(
         )
 
     replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
+    if certificates is not None and (file := config.private_file("cluster.secret_file")) is not None:
+
+        def use_secrets() -> None:
+            replica.secrets = secrets_in(file)
+            links.use_secrets(replica.secrets)
+
+        certificates.add((file,), use_secrets)
     introducer.history = AppliedHistory(replica.machine, replica.audit)
     return replica
 
@@ -134,6 +142,7 @@ def _links(
             if member.name != config.name
         },
         secret=config.secret,
+        other_secrets=config.other_secrets,
         tls_server=server,
         tls_client=client,
         introducer=introducer,

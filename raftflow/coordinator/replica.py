@@ -93,6 +93,8 @@ class Replica:
         replicas that are connected. All replicas of a cluster have the same `step_limits`.
         """
         self.config = config
+        self.secrets = config.secrets
+        """That are accepted of other replicas now; the first is used."""
         wall = clock or SystemClock()
         self.ids = ids or IdSource(wall)
         self.machine = Machine(level_max=level, limits=step_limits)

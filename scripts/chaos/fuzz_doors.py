@@ -218,7 +218,7 @@ def _identities() -> Iterator[Decoder]:
         require((found and found.name) == expected, "it takes a token for another one")
 
     yield Decoder("token", [b"Bearer " + token for token in valid], identify, ())
-    proof = ForwardingProof(b"s" * 32)
+    proof = ForwardingProof(lambda: (b"s" * 32,))
     request = ("10.0.0.9", "POST", "/v1/workflows?a=b", "r1")
     made = proof.make(*request)
 

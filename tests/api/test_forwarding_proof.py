@@ -16,7 +16,7 @@ SECRET = b"s" * 32
 
 
 def test_a_proof_is_valid_for_its_request_only() -> None:
-    proof = ForwardingProof(SECRET)
+    proof = ForwardingProof(lambda: (SECRET,))
     made = proof.make(*REQUEST)
     assert proof.is_valid(made, *REQUEST)
     for place in range(len(REQUEST)):
@@ -29,12 +29,12 @@ def test_a_proof_is_valid_for_its_request_only() -> None:
 
 @pytest.mark.parametrize("wrong", ["", ".", "1", "x.y", "-5.abc", "٣.abc", "9" * 90 + ".a", "1" * 5000 + ".a"])
 def test_malformed_proofs_are_invalid(wrong: str) -> None:
-    assert not ForwardingProof(SECRET).is_valid(wrong, *REQUEST)
+    assert not ForwardingProof(lambda: (SECRET,)).is_valid(wrong, *REQUEST)
 
 
 def test_a_proof_of_another_secret_or_time_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    proof = ForwardingProof(SECRET)
-    assert not proof.is_valid(ForwardingProof(b"t" * 32).make(*REQUEST), *REQUEST)
+    proof = ForwardingProof(lambda: (SECRET,))
+    assert not proof.is_valid(ForwardingProof(lambda: (b"t" * 32,)).make(*REQUEST), *REQUEST)
     now = 1_700_000_000.0
     monkeypatch.setattr(forwarding_proof.time, "time", lambda: now)
     made = proof.make(*REQUEST)
@@ -67,7 +67,7 @@ async def test_many_forged_names_are_one_client(one: Any, monkeypatch: pytest.Mo
     for number in range(3):
         forged = {HEADER_FORWARDED: f"10.0.0.{number}", HEADER_REQUEST_ID: "r1"}
         assert (await one.post("/v1/workflows", DOCUMENT, headers=forged)).status == 201
-        forged[HEADER_FORWARDED_PROOF] = ForwardingProof(b"guessed" * 5).make(
+        forged[HEADER_FORWARDED_PROOF] = ForwardingProof(lambda: (b"guessed" * 5,)).make(
             forged[HEADER_FORWARDED], "POST", "/v1/workflows", "r1"
         )
         assert (await one.post("/v1/workflows", DOCUMENT, headers=forged)).status == 201
@@ -78,7 +78,7 @@ async def test_a_replica_proves_the_client_of_a_forwarded_request(trio: Any, mon
     cluster = await trio()
     leader = await cluster.leader()
     clients = clients_of(leader, monkeypatch)
-    good = ForwardingProof(leader.config.secret)
+    good = ForwardingProof(lambda: leader.config.secrets)
     proof = good.make("10.1.2.3", "POST", "/v1/workflows", "r1")
     headers = {HEADER_FORWARDED: "10.1.2.3", HEADER_FORWARDED_PROOF: proof, HEADER_REQUEST_ID: "r1"}
     assert (await leader.post("/v1/workflows", DOCUMENT, headers=headers)).status == 201
@@ -87,3 +87,16 @@ async def test_a_replica_proves_the_client_of_a_forwarded_request(trio: Any, mon
     passed_on = await follower.post("/v1/workflows", DOCUMENT)
     assert passed_on.status == 201, passed_on.body
     assert clients == ["10.1.2.3", "10.7.7.7"]
+
+
+def test_a_proof_of_either_secret_is_valid_while_one_replaces_the_other() -> None:
+    old, new = b"o" * 32, b"n" * 32
+    accepted = [(old,)]
+    proof = ForwardingProof(lambda: accepted[0])
+    of_old, of_new = (ForwardingProof(lambda secret=secret: (secret,)).make(*REQUEST) for secret in (old, new))
+    assert (proof.is_valid(of_old, *REQUEST), proof.is_valid(of_new, *REQUEST)) == (True, False)
+    accepted[0] = (new, old)
+    assert (proof.is_valid(of_old, *REQUEST), proof.is_valid(of_new, *REQUEST)) == (True, True)
+    assert ForwardingProof(lambda: (new,)).is_valid(proof.make(*REQUEST), *REQUEST)
+    accepted[0] = (new,)
+    assert (proof.is_valid(of_old, *REQUEST), proof.is_valid(of_new, *REQUEST)) == (False, True)

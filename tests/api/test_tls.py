@@ -70,7 +70,7 @@ async def test_the_api_speaks_tls(one: Any, tmp_path: Path) -> None:
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
             await session.get(url, ssl=ssl.create_default_context())
     await door.stop()
-    forwarder = Forwarder(one.replica.news, ForwardingProof(b"s" * 32), trusting)
+    forwarder = Forwarder(one.replica.news, ForwardingProof(lambda: (b"s" * 32,)), trusting)
     await forwarder.close()
 
 

@@ -13,6 +13,7 @@ from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.values.roles import ROLES
 
 SHARED = "the token of the configuration"
+OTHER = "another-token-of-the-configuration"
 DOCUMENT = {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}
 DIGEST = "0" * 64
 PARTS = {"id": "a1", "name": "x1", "task": "t", "digest": DIGEST, "fence": "1"}
@@ -195,6 +196,34 @@ async def test_a_rotated_token_has_two_secrets_for_a_time(serve: Any) -> None:
     assert await are_valid(old, new, newest) == [False, False, True]
     unknown = await served.post("/v1/tokens/none/rotate", headers=bearer(SHARED))
     assert (unknown.status, unknown.word) == (404, "not-found")
+
+
+async def test_the_token_of_the_configuration_is_replaced_while_a_replica_serves(serve: Any) -> None:
+    served = await serve(token=SHARED)
+    held = asyncio.ensure_future(served.get("/v1/leader?term=9&wait_ms=10000", headers=bearer(SHARED)))
+
+    async def are_valid() -> list[bool]:
+        return [(await served.get("/v1/status", headers=bearer(token))).status == 200 for token in (SHARED, OTHER)]
+
+    assert await are_valid() == [True, False]
+    served.server._identities.use_tokens([OTHER, SHARED])
+    assert await are_valid() == [True, True]
+    assert not held.done()
+    served.server._identities.use_tokens([OTHER])
+    assert await are_valid() == [False, True]
+    (ended,) = await asyncio.gather(held, return_exceptions=True)
+    assert isinstance(ended, Exception) or ended.status == 401
+
+
+async def test_a_repeated_request_gets_the_same_token_after_the_secret_was_replaced(serve: Any) -> None:
+    served = await serve(token=SHARED)
+    headers = {**bearer(SHARED), "Idempotency-Key": "k1"}
+    first = await served.post("/v1/tokens", {"name": "t", "role": "read"}, headers=headers)
+    served.replica.secrets = (b"n" * 32, *served.replica.secrets)
+    again = await served.post("/v1/tokens", {"name": "t", "role": "read"}, headers=headers)
+    assert again.json == first.json
+    other = await served.post("/v1/tokens", {"name": "u", "role": "read"}, headers=headers | {"Idempotency-Key": "k"})
+    assert other.status == 201
 
 
 async def test_a_repeated_request_gets_the_same_token(serve: Any) -> None:

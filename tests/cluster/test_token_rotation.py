@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -150,3 +152,61 @@ def test_tokens_are_rotated_under_load_and_a_revoked_one_ends(
         assert refused_s < 5.0, "a second, and what a loaded machine adds"
         assert max(ends) - began_s < 5.0
         admin.cancel(workflow)
+
+
+def statuses(cluster: LocalCluster) -> list[tuple[str, int]]:
+    return [(name, status.term) for name, status in cluster.statuses().items() if status is not None]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_secret_and_the_token_of_the_configuration_are_replaced_under_load(
+    make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any], tmp_path: Path
+) -> None:
+    cluster = make_cluster(agents=1, with_token=True, timing=SLOW_ELECTIONS)
+    cluster.wait_leader()
+    before = statuses(cluster)
+    files = {name: cluster.directory / name for name in ("secret", "token")}
+    old = {name: file.read_text().strip() for name, file in files.items()}
+    new = {name: secrets.token_hex(32) for name in files}
+    clients = tmp_path / "token"
+    put_secret(clients, old["token"])
+    known = dict.fromkeys(cluster.replica_names, 0)
+
+    def read_again(name: str) -> None:
+        """Have a replica read its files, and wait until it has."""
+        cluster.signal(name, signal.SIGHUP)
+
+        def has_read() -> bool:
+            lines = cluster.log_file(name).read_text().splitlines()
+            return len([line for line in lines if "read again: " in line]) >= known[name] + len(files)
+
+        eventually(has_read, what=f"that {name} reads its files")
+        known[name] += len(files)
+
+    load = Load(Client(cluster.urls, token_file=clients, environ={}))
+    with load.client, load.running():
+        load.wait_calls(CALLS)
+        for step in ("both", "new first", "only new"):
+            for name, file in files.items():
+                lines = {"both": (old, new), "new first": (new, old), "only new": (new,)}[step]
+                put_secret(file, *(each[name] for each in lines))
+            for name in cluster.replica_names:
+                read_again(name)
+                load.wait_calls(CALLS)
+            if step == "new first":
+                put_secret(clients, new["token"])
+                load.wait_calls(4 * CALLS)
+        load.wait_calls(CALLS)
+    assert load.failed == []
+    assert statuses(cluster) == before, "no election"
+    eventually(lambda: not any(is_let_in(url, old["token"]) for url in cluster.urls), what="the end of the old token")
+    assert all(is_let_in(url, new["token"]) for url in cluster.urls)
+    for name in cluster.replica_names:
+        log = cluster.log_file(name).read_text()
+        assert "ERROR" not in log
+        assert "wrong_secret" not in log
+    victim = next(name for name in cluster.replica_names if name != cluster.wait_leader())
+    cluster.kill(victim)
+    cluster.start_replica(victim)
+    eventually(lambda: len(statuses(cluster)) == len(before), what="that a replica starts with the new files")

@@ -54,6 +54,24 @@ def refusal(dialer: Any, acceptor: Any) -> Any:
     return refused.value, told
 
 
+NEXT = b"the next secret, longer"
+
+
+def test_a_replica_with_two_secrets_uses_the_first_and_accepts_both() -> None:
+    both = Credentials(name="b", cluster_id="c1", secret=NEXT, others=(SECRET,))
+    for secret in (SECRET, NEXT):
+        dialer, acceptor = Dialer(me("a", secret=secret), "b"), Acceptor(both, {"a"})
+        shake(dialer, acceptor)
+        assert dialer.session.secret == acceptor.session.secret == secret
+        assert acceptor.session.open(b"x", dialer.session.seal([b"x"], 1)[-1])
+    third = Dialer(me("a", secret=b"of another cluster"), "b")
+    assert refusal(third, Acceptor(both, {"a"}))[0].verdict is HandshakeVerdict.WRONG_SECRET
+    dialer = Dialer(Credentials(name="a", cluster_id="c1", secret=NEXT, others=(SECRET,)), "b")
+    assert refusal(dialer, Acceptor(me("b"), {"a"}))[0].verdict is HandshakeVerdict.WRONG_SECRET
+    with pytest.raises(ValueError, match="16 bytes"):
+        Credentials(name="a", cluster_id="c1", secret=NEXT, others=(b"short",))
+
+
 def test_both_sides_end_with_matching_keys() -> None:
     ours, theirs = pair()
     assert (ours.peer, theirs.peer) == ("b", "a")

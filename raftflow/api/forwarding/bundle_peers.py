@@ -48,12 +48,16 @@ class ApiBundlePeers:
     Args:
         session: returns the session for requests to other replicas.
         proof: proves that this is a replica of the cluster.
-        token: the cluster's; None if it has none.
+        token: returns the cluster's; None if it has none.
         name: of this replica.
     """
 
     def __init__(
-        self, session: Callable[[], aiohttp.ClientSession], proof: ForwardingProof, token: str | None, name: str
+        self,
+        session: Callable[[], aiohttp.ClientSession],
+        proof: ForwardingProof,
+        token: Callable[[], str | None],
+        name: str,
     ) -> None:
         self._session = session
         self._proof = proof
@@ -94,8 +98,9 @@ class ApiBundlePeers:
         }
         if body is not None:
             headers["Content-Type"] = KEEP_BUNDLE.body_media_type
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
+        token = self._token()
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         where = URL(url.rstrip("/") + target, encoded=True)
         try:
             async with self._session().request(

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 from raftflow.domain.contract.views import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
 UNKNOWN_CLIENT: Final = "unknown"
@@ -26,10 +28,15 @@ _VALUE_CHARS_MAX: Final = 100
 
 
 class ForwardingProof:
-    """Makes and checks proofs. A proof made with another secret, or at another time, is invalid."""
+    """Makes and checks proofs. A proof made with another secret, or at another time, is invalid.
 
-    def __init__(self, secret: bytes) -> None:
-        self._key = hmac.digest(secret, _PURPOSE, sha256)
+    `secrets` returns those that are accepted now; the first is used.
+    """
+
+    def __init__(self, secrets: Callable[[], tuple[bytes, ...]]) -> None:
+        self._secrets = secrets
+        self._known: tuple[bytes, ...] = ()
+        self._keys: list[bytes] = []
 
     def make(self, client: str, method: str, target: str, request_id: str) -> str:
         """Return the proof that is sent with a request.
@@ -41,7 +48,7 @@ class ForwardingProof:
             request_id: as it is sent.
         """
         now = str(int(time.time()))
-        return f"{now}.{self._mac(now, client, method, target, request_id)}"
+        return f"{now}.{_mac(self._current_keys()[0], now, client, method, target, request_id)}"
 
     def client_of(self, request: web.Request) -> str:
         """Return the address of the client. For a forwarded request that is the one that the other replica proves."""
@@ -65,8 +72,16 @@ class ForwardingProof:
             return False
         if abs(time.time() - int(made)) > FRESH_S:
             return False
-        return hmac.compare_digest(mac, self._mac(made, client, method, target, request_id))
+        fields = (made, client, method, target, request_id)
+        return any(hmac.compare_digest(mac, _mac(key, *fields)) for key in self._current_keys())
 
-    def _mac(self, *parts: str) -> str:
-        fields = [part.encode("utf-8", "surrogateescape") for part in parts]
-        return hmac.digest(self._key, b"".join(b"%d:%b," % (len(field), field) for field in fields), sha256).hex()
+    def _current_keys(self) -> list[bytes]:
+        secrets = self._secrets()
+        if secrets is not self._known:
+            self._known, self._keys = secrets, [hmac.digest(secret, _PURPOSE, sha256) for secret in secrets]
+        return self._keys
+
+
+def _mac(key: bytes, *parts: str) -> str:
+    fields = [part.encode("utf-8", "surrogateescape") for part in parts]
+    return hmac.digest(key, b"".join(b"%d:%b," % (len(field), field) for field in fields), sha256).hex()

@@ -13,7 +13,7 @@ from raftflow.domain.values.roles import fits_agent
 from raftflow.machine.read.identities import tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from raftflow.domain.contract.operation import Access
     from raftflow.machine.machine import Machine
@@ -32,7 +32,7 @@ class ClientIdentity(NamedTuple):
     labels: Mapping[str, str] = {}
     """If there are any, it may claim these labels of an agent and no others."""
     digest: bytes = b""
-    """Of its secret; empty for the token of the configuration, and if none is needed."""
+    """Of its secret; empty if none is needed."""
 
     @property
     def actor(self) -> str:
@@ -69,28 +69,38 @@ class Identities:
     """Tells who a token belongs to.
 
     Args:
-        token: that of the configuration; None if it has none, which lets everybody in.
+        tokens: those of the configuration, of which the first is used; if it has none, everybody is let in.
         machine: has the other tokens.
         now_ms: returns the time in ms since the epoch.
     """
 
-    def __init__(self, token: str | None, machine: Machine, now_ms: Callable[[], int]) -> None:
-        self._token = None if token is None else token.encode()
+    def __init__(self, tokens: Sequence[str], machine: Machine, now_ms: Callable[[], int]) -> None:
+        self._shared = _shared_identities(tokens)
         self._machine = machine
         self._now_ms = now_ms
         self._version = -1
         self._end_ms: int | None = None
 
+    def use_tokens(self, tokens: Sequence[str]) -> None:
+        """Accept these tokens of the configuration from now on, at least one, and no others."""
+        self._shared = _shared_identities(tokens)
+        self._version = -1
+
+    def first_token(self) -> str | None:
+        """Return the token of the configuration that is used; None if it has none."""
+        return self._shared[0][0].decode() if self._shared else None
+
     def identify(self, authorization: bytes) -> ClientIdentity | None:
         """Return who sends the header `Authorization` with this value, None if nobody who is let in."""
-        if self._token is None:
+        if not self._shared:
             return ANYBODY
         scheme, _, given = authorization.partition(b" ")
         given = given.strip()
         if scheme.lower() != b"bearer" or not given:
             return None
-        if hmac.compare_digest(given, self._token):
-            return ANYBODY
+        for token, identity in self._shared:
+            if hmac.compare_digest(given, token):
+                return identity
         if not given.startswith(TOKEN_PREFIX):
             return None
         digest = digest_of(given)
@@ -99,7 +109,7 @@ class Identities:
 
     def is_valid(self, identity: ClientIdentity) -> bool:
         """Tell whether who was let in before would be let in now."""
-        if not identity.digest:
+        if not identity.digest or any(identity.digest == shared.digest for _, shared in self._shared):
             return True
         row = tokens.find_valid(self._machine, identity.digest, self._now_ms())
         return row is not None and row.name == identity.name
@@ -111,6 +121,12 @@ class Identities:
         if changed:
             self._version, self._end_ms = version, tokens.next_end_ms(self._machine, now_ms)
         return changed
+
+
+def _shared_identities(tokens: Sequence[str]) -> list[tuple[bytes, ClientIdentity]]:
+    """Return the tokens of the configuration, each with who comes with it."""
+    given = [token.encode() for token in tokens]
+    return [(token, ANYBODY._replace(digest=digest_of(token))) for token in given]
 
 
 def digest_of(token: bytes) -> bytes:

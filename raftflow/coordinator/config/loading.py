@@ -40,9 +40,9 @@ from raftflow.coordinator.config.values import (
     text_of,
 )
 from raftflow.domain.values.ids import name_problem
-from raftflow.private_files import PrivateFileError, check_private, read_token
+from raftflow.private_files import PrivateFileError, check_private, read_tokens
 from raftflow.replication.net.handshake import SECRET_BYTES_MIN
-from raftflow.replication.net.secret import SecretError, load_secret
+from raftflow.replication.net.secret import SecretError, load_secrets
 
 MEMBERS_MAX = 9
 TOKEN_CHARS_MIN = 16
@@ -232,15 +232,19 @@ def _build_config(given: Given, members: tuple[MemberConfig, ...], base: Path) -
         raise ConfigError(f"{where}: {name!r} is not a member; the members are {names}")
     parts = urlsplit(member.url)
     url_port = parts.port or (443 if parts.scheme == "https" else 80)
+    secret, *other_secrets = _read_secrets(given, cluster.get("secret_file"))
+    tokens = _read_tokens(given, replica.get("token_file"))
     config = CoordinatorConfig(
         cluster_id=cluster["id"],
-        secret=_read_secret(given, cluster.get("secret_file")),
+        secret=secret,
+        other_secrets=tuple(other_secrets),
         members=members,
         name=name,
         data_dir=replica["data_dir"],
         bind=replica.get("bind", Address(parts.hostname or "", url_port)),
         peer_bind=replica.get("peer_bind", member.peer),
-        token=_read_token(given, replica.get("token_file")),
+        token=tokens[0] if tokens else None,
+        other_tokens=tokens[1:],
         insecure=replica.get("insecure", False),
         hosts=replica.get("hosts", ()),
         log_store=replica.get("log_store", ""),
@@ -297,7 +301,7 @@ def _build_tls(given: Given, base: Path, scheme: str) -> Tls:
     return tls
 
 
-def _read_secret(given: Given, file: Path | None) -> bytes:
+def _read_secrets(given: Given, file: Path | None) -> tuple[bytes, ...]:
     value = given["cluster"].get("secret")
     if value is not None:
         where = value.where("cluster.secret")
@@ -306,30 +310,44 @@ def _read_secret(given: Given, file: Path | None) -> bytes:
         secret = text_of(value.value, where).strip().encode()
         if len(secret) < SECRET_BYTES_MIN:
             raise ConfigError(f"{where}: {len(secret)} bytes; use at least {SECRET_BYTES_MIN}")
-        return secret
+        return (secret,)
     if file is None:
         raise ConfigError("cluster.secret_file is missing; give it, or set RAFTFLOW_CLUSTER_SECRET")
+    return secrets_in(file, given["cluster"]["secret_file"].where("cluster.secret_file"))
+
+
+def secrets_in(file: Path, where: str = "cluster.secret_file") -> tuple[bytes, ...]:
+    """Return the secrets in a file. Raises `ConfigError`."""
     try:
-        return load_secret(file)
+        return load_secrets(file)
     except SecretError as error:
-        raise ConfigError(f"{given['cluster']['secret_file'].where('cluster.secret_file')}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def _read_token(given: Given, file: Path | None) -> str | None:
+def _read_tokens(given: Given, file: Path | None) -> tuple[str, ...]:
     value = given["replica"].get("token")
     if value is not None:
         where = value.where("replica.token")
         if value.from_file:
             raise ConfigError(f"{where}: keep the token out of the file; use token_file")
-        token = text_of(value.value, where).strip()
-    elif file is not None:
-        where = given["replica"]["token_file"].where("replica.token_file")
-        try:
-            token = read_token(file)
-        except PrivateFileError as error:
-            raise ConfigError(f"{where}: {error}") from error
-    else:
-        return None
-    if len(token) < TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{where}: a token has at least {TOKEN_CHARS_MIN} printable ASCII characters, no spaces")
-    return token
+        return _checked_tokens((text_of(value.value, where).strip(),), where)
+    if file is not None:
+        return tokens_in(file, given["replica"]["token_file"].where("replica.token_file"))
+    return ()
+
+
+def tokens_in(file: Path, where: str = "replica.token_file") -> tuple[str, ...]:
+    """Return the tokens in a file. Raises `ConfigError`."""
+    try:
+        return _checked_tokens(read_tokens(file), where)
+    except PrivateFileError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _checked_tokens(tokens: tuple[str, ...], where: str) -> tuple[str, ...]:
+    for token in tokens:
+        if len(token) < TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError(
+                f"{where}: a token has at least {TOKEN_CHARS_MIN} printable ASCII characters, no spaces"
+            )
+    return tokens

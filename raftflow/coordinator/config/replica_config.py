@@ -42,7 +42,9 @@ class ClusterSection(msgspec.Struct, frozen=True, kw_only=True):
     secret_file: Annotated[
         Path | None,
         setting(
-            "At least 16 random bytes that all replicas share and nobody else knows, mode 0600.",
+            "At least 16 random bytes that all replicas share and nobody else knows, in one line, mode 0600. While "
+            "one secret replaces another, the file has two lines: the first is used, both are accepted. It is read "
+            "again when it changes.",
             default="required, unless `RAFTFLOW_CLUSTER_SECRET` is set",
         ),
     ] = None
@@ -73,7 +75,8 @@ class ReplicaSection(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         setting(
             "Agents run commands. So a replica that other machines can reach asks for this token on every call "
-            "(mode 0600). Clients and agents send the token that RAFTFLOW_TOKEN contains.",
+            "(mode 0600). Clients and agents send the token that RAFTFLOW_TOKEN contains. While one token replaces "
+            "another, the file has two lines, and both are accepted. It is read again when it changes.",
             variable="RAFTFLOW_TOKEN_FILE",
         ),
     ] = None
@@ -264,6 +267,10 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     bind: Address
     peer_bind: Address
     token: str | None = None
+    other_secrets: tuple[bytes, ...] = ()
+    """That are accepted beside `secret`, while one replaces the other."""
+    other_tokens: tuple[str, ...] = ()
+    """That are accepted beside `token`."""
     insecure: bool = False
     hosts: tuple[str, ...] = ()
     log_store: str = ""
@@ -278,6 +285,20 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration file."""
     private_files: tuple[tuple[str, Path], ...] = ()
     """Setting and path of each file with a key, token or secret."""
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """All secrets that are accepted; the first is used."""
+        return self.secret, *self.other_secrets
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """All tokens of the configuration that are accepted; the first is used. Empty if none is needed."""
+        return () if self.token is None else (self.token, *self.other_tokens)
+
+    def private_file(self, name: str) -> Path | None:
+        """Return the file that a setting such as `cluster.secret_file` names, None if it is not given."""
+        return dict(self.private_files).get(name)
 
     @property
     def member(self) -> MemberConfig:

@@ -90,6 +90,8 @@ class PeerConnection(asyncio.Protocol):
         self.remote = remote
         """The other side's address, for log lines."""
         self.over = False
+        self.failure: ConnectionFailure | None = None
+        """Why it is over."""
         self.established_at: float | None = None
         """Loop time at which the handshake succeeded."""
         self.opening: asyncio.Task[None] | None = None
@@ -133,6 +135,11 @@ class PeerConnection(asyncio.Protocol):
         else:
             transport.writelines(buffers)
         return True
+
+    @property
+    def secret(self) -> bytes:
+        """The secret with which both sides have proved themselves; empty before they have."""
+        return b"" if self._session is None else self._session.secret
 
     def buffered(self) -> int:
         """Return how many bytes wait to be written."""
@@ -204,7 +211,7 @@ class PeerConnection(asyncio.Protocol):
     def _finish(self, failure: ConnectionFailure) -> None:
         if self.over:
             return
-        self.over = True
+        self.over, self.failure = True, failure
         self._timer.cancel()
         self._buffer.clear()
         self.ended.set()

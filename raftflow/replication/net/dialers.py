@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Address = tuple[str, int]
 
+_REFUSED: Final = "refused_by_peer_wrong_secret"
 STEADY_LINK_S: Final = 1.0
 """After a link that lived so long the pause between two attempts begins at its minimum again."""
 
@@ -46,13 +47,15 @@ class PeerDialers:
         is_up: Callable[[str], bool],
         seeks: bool,
     ) -> None:
-        self._me = me
+        self.me = me
         self._owner = owner
         self._limits = limits
         self.tls_client = tls_client
         self._is_up = is_up
         self._seeks = seeks
         self._peers: Mapping[str, Address] = {}
+        self._refused: dict[str, int] = {}
+        """How often a peer has refused the secret of this replica."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._jitter = random.Random()  # noqa: S311 - it spreads retries and guards nothing
 
@@ -62,7 +65,7 @@ class PeerDialers:
         for peer in peers:
             if peer in self._tasks:
                 continue
-            if self._me.name < peer:
+            if self.me.name < peer:
                 self._tasks[peer] = asyncio.get_running_loop().create_task(self._keep_dialled(peer))
             elif self._seeks:
                 self._tasks[peer] = asyncio.get_running_loop().create_task(self._seek(peer))
@@ -103,7 +106,9 @@ class PeerDialers:
     async def _dial(self, peer: str, attempt: int) -> float | None:
         """Make one connection and wait for its end. Returns the loop time at which the peer had proved itself."""
         host, port = self._peers[peer]
-        connection = PeerConnection(Dialer(self._me, peer), self._owner, self._limits, f"{host}:{port}")
+        secrets = self.me.secrets
+        dialer = Dialer(self.me, peer, secret=secrets[self._refused.get(peer, 0) % len(secrets)])
+        connection = PeerConnection(dialer, self._owner, self._limits, f"{host}:{port}")
         try:
             await self._open(connection, host, port, attempt)
             await connection.ended.wait()
@@ -115,6 +120,8 @@ class PeerDialers:
             connection.drop(ConnectionFailure("unreachable", f"cannot be reached: {reason}", peer))
         finally:
             connection.drop(ConnectionFailure("closed"))
+        if connection.failure is not None and connection.failure.reason == _REFUSED:
+            self._refused[peer] = self._refused.get(peer, 0) + 1  # the peer may know the other one
         return connection.established_at
 
     async def _open(self, connection: PeerConnection, host: str, port: int, attempt: int) -> None:

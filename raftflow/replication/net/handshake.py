@@ -96,11 +96,18 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     cluster_id: str
     secret: bytes
+    others: tuple[bytes, ...] = ()
+    """Secrets that are accepted too, while one replaces another."""
 
     def __post_init__(self) -> None:
         encode_name(self.name)
-        if len(self.secret) < SECRET_BYTES_MIN:
+        if any(len(secret) < SECRET_BYTES_MIN for secret in self.secrets):
             raise ValueError(f"the cluster's secret needs at least {SECRET_BYTES_MIN} bytes")
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """All that are accepted; the first is used."""
+        return self.secret, *self.others
 
     def __repr__(self) -> str:
         """Keep the secret out of logs."""
@@ -121,10 +128,12 @@ def encode_name(name: str) -> bytes:
 class LinkSession:
     """The keys and counters of one connection after its handshake."""
 
-    __slots__ = ("_receive_key", "_received", "_send_key", "_sent", "peer")
+    __slots__ = ("_receive_key", "_received", "_send_key", "_sent", "peer", "secret")
 
-    def __init__(self, peer: str, send_key: bytes, receive_key: bytes) -> None:
+    def __init__(self, peer: str, send_key: bytes, receive_key: bytes, secret: bytes = b"") -> None:
         self.peer = peer
+        self.secret = secret
+        """With which both sides have proved themselves."""
         self._send_key = send_key
         self._receive_key = receive_key
         self._sent = 0
@@ -178,10 +187,20 @@ def _session_keys(secret: bytes, transcript: bytes) -> tuple[bytes, bytes]:
 
 
 class Dialer:
-    """The side that opened the connection. Send `first`, then give each `need` bytes received to `step`."""
+    """The side that opened the connection. Send `first`, then give each `need` bytes received to `step`.
 
-    def __init__(self, me: Credentials, target: str, *, nonce: Callable[[int], bytes] = os.urandom) -> None:
-        self._me = me
+    `secret` is the one of the credentials that it proves itself with; the first by default.
+    """
+
+    def __init__(
+        self,
+        me: Credentials,
+        target: str,
+        *,
+        secret: bytes | None = None,
+        nonce: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._secret = me.secret if secret is None else secret
         self.target = target
         """Name of the replica that is dialled."""
         self.first = _HELLO.pack(
@@ -206,10 +225,10 @@ class Dialer:
         verdict, answer = _ANSWER.unpack(data)
         if verdict:
             raise _told(verdict, self.target)
-        if not hmac.compare_digest(answer, _prove(self._me.secret, b"acceptor", self._transcript, self._proof)):
+        if not hmac.compare_digest(answer, _prove(self._secret, b"acceptor", self._transcript, self._proof)):
             raise HandshakeError(HandshakeVerdict.WRONG_SECRET, peer=self.target)
-        out, back = _session_keys(self._me.secret, self._transcript + self._proof)
-        self.session = LinkSession(self.target, out, back)
+        out, back = _session_keys(self._secret, self._transcript + self._proof)
+        self.session = LinkSession(self.target, out, back, self._secret)
         return b""
 
     def _on_challenge(self, data: bytes) -> bytes:
@@ -221,7 +240,7 @@ class Dialer:
         if version != HANDSHAKE_VERSION:
             raise HandshakeError(HandshakeVerdict.OTHER_VERSION, peer=self.target)
         self._transcript = self.first + data
-        self._proof = _prove(self._me.secret, b"dialer", self._transcript)
+        self._proof = _prove(self._secret, b"dialer", self._transcript)
         self.need = _ANSWER.size
         return self._proof
 
@@ -254,12 +273,16 @@ class Acceptor:
         """Handle the next message and return the answer. Raises `HandshakeError`."""
         if not self._transcript:
             return self._on_hello(data)
-        if not hmac.compare_digest(data, _prove(self._me.secret, b"dialer", self._transcript)):
+        proved = [
+            hmac.compare_digest(data, _prove(secret, b"dialer", self._transcript)) for secret in self._me.secrets
+        ]
+        if not any(proved):
             reply = _ANSWER.pack(HandshakeVerdict.WRONG_SECRET, _NO_PROOF)
             raise HandshakeError(HandshakeVerdict.WRONG_SECRET, peer=self._claimed, reply=reply)
-        back, out = _session_keys(self._me.secret, self._transcript + data)
-        self.session = LinkSession(self._claimed, out, back)
-        return _ANSWER.pack(HandshakeVerdict.OK, _prove(self._me.secret, b"acceptor", self._transcript, data))
+        secret = self._me.secrets[proved.index(True)]
+        back, out = _session_keys(secret, self._transcript + data)
+        self.session = LinkSession(self._claimed, out, back, secret)
+        return _ANSWER.pack(HandshakeVerdict.OK, _prove(secret, b"acceptor", self._transcript, data))
 
     def _on_hello(self, data: bytes) -> bytes:
         magic, version, kind, cluster, _, dialer_length, dialer_field, target_length, target_field = _HELLO.unpack(

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from raftflow.replication.net.dialers import Address
 
 _FLUSH_S: Final = 0.2
+_RENEWAL_LOOK_S: Final = 0.05
+_RENEWAL_LOOKS: Final = 60
+"""How often it is looked whether a link is up again that was made again, before the next one is."""
 _QUIET: Final = frozenset({"refused_wrong_direction", "refused_by_peer_wrong_direction"})
 """What happens when both ends look for each other at the same time."""
 _OTHER_SECRET: Final = frozenset({"refused_wrong_secret", "refused_by_peer_wrong_secret"})
@@ -95,6 +98,8 @@ class _IntroductionExchange:
 class StreamLinks:
     """`Links` over TCP. `peers` maps the other replicas' names to (host, port); names are resolved at every dial.
 
+    `secret` is used, and `other_secrets` are accepted too, while one replaces another.
+
     `stats` counts connections made and every refusal and loss by reason. `on_shut_out` is called with advice if a
     majority of the cluster has another secret and no link was up so far.
     """
@@ -107,6 +112,7 @@ class StreamLinks:
         bind: Address,
         peers: Mapping[str, Address],
         secret: bytes,
+        other_secrets: Sequence[bytes] = (),
         tls_server: ssl.SSLContext | None = None,
         tls_client: ssl.SSLContext | None = None,
         limits: LinkLimits | None = None,
@@ -116,7 +122,7 @@ class StreamLinks:
         if (tls_server is None) != (tls_client is None):
             raise ValueError("TLS between replicas needs the accepting and the dialling context, or neither")
         self.stats: collections.Counter[str] = collections.Counter()
-        self._me = Credentials(name=name, cluster_id=cluster_id, secret=secret)
+        self._me = Credentials(name=name, cluster_id=cluster_id, secret=secret, others=tuple(other_secrets))
         self._peers = self._checked(peers)
         self._limits = limits or LinkLimits()
         self._listener = PeerListener(bind, self._accept, self._limits, tls_server, self._accept_failed)
@@ -138,6 +144,7 @@ class StreamLinks:
             is_up=lambda peer: peer in self._up,
             seeks=introducer is not None,
         )
+        self._renewing: asyncio.Task[None] | None = None
         self._complaints: dict[tuple[str, str | None], tuple[float, int]] = {}
         self._running = False
         self._on_frame: Callable[[str, bytes], None] = _unset
@@ -205,6 +212,8 @@ class StreamLinks:
     async def close(self) -> None:
         """See `Links`."""
         self._running = False
+        if self._renewing is not None:
+            self._renewing.cancel()
         self._listener.close()
         dialers = self._dialers.cancel_all()
         for connection in [*self._unproven, *self._meetings]:
@@ -258,6 +267,31 @@ class StreamLinks:
         """Use other contexts from now on. Connections that stand go on."""
         self._listener.tls = server
         self._dialers.tls_client = client
+
+    def use_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Use the first of these secrets, and accept all of them, from now on.
+
+        Links that were made with another one are made again, one after another.
+        """
+        first, *others = secrets
+        self._me = self._dialers.me = msgspec.structs.replace(self._me, secret=first, others=tuple(others))
+        for connection in [*self._unproven, *self._meetings]:
+            connection.drop(ConnectionFailure("reset"))
+        if self._renewing is not None:
+            self._renewing.cancel()
+        self._renewing = asyncio.get_running_loop().create_task(self._renew_links())
+
+    async def _renew_links(self) -> None:
+        """Make the links again that were made with a secret that is not accepted any more."""
+        for peer in sorted(self._peers):
+            connection = self._up.get(peer)
+            if connection is None or connection.secret in self._me.secrets:
+                continue
+            connection.drop(ConnectionFailure("reset", "it was made with a secret that is not valid any more"))
+            for _ in range(_RENEWAL_LOOKS):
+                if peer in self._up:
+                    break
+                await asyncio.sleep(_RENEWAL_LOOK_S)
 
     def _reset_all(self) -> None:
         """This replica's disk is an older copy: it introduces itself to every peer again."""
@@ -377,9 +411,10 @@ class StreamLinks:
     def _note_other_secret(self, peer: str | None) -> None:
         """Report it if a majority of the cluster has another secret and no peer has shared this one so far.
 
-        Once a link has been up, the secret is known to be right, and claims of strangers do not matter.
+        Once a link has been up, the secret is known to be right, and claims of strangers do not matter. A replica
+        with two secrets tries both.
         """
-        if peer not in self._peers or self.stats["connected"] or self._on_shut_out is None:
+        if self._me.others or peer not in self._peers or self.stats["connected"] or self._on_shut_out is None:
             return
         self._other_secret.add(peer)
         if 2 * len(self._other_secret) > len(self._peers) + 1:

@@ -1,11 +1,14 @@
-"""Reading the cluster's secret from a file or an environment variable."""
+"""Reading the cluster's secret from a file or an environment variable.
+
+A file may have two secrets, one a line, while one replaces the other: the first is used, both are accepted.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from raftflow.private_files import SECRET_BYTES_MAX, PrivateFileError, read_private
+from raftflow.private_files import SECRET_BYTES_MAX, SECRETS_MAX, PrivateFileError, read_private, split_secrets
 from raftflow.replication.net.handshake import SECRET_BYTES_MIN
 
 
@@ -14,7 +17,12 @@ class SecretError(ValueError):
 
 
 def load_secret(source: str | os.PathLike[str]) -> bytes:
-    """Return the secret from a file, or with `env:NAME` from that environment variable.
+    """Return the first secret of a source; see `load_secrets`."""
+    return load_secrets(source)[0]
+
+
+def load_secrets(source: str | os.PathLike[str]) -> tuple[bytes, ...]:
+    """Return the secrets from a file, or with `env:NAME` from that environment variable.
 
     White space around it is stripped. A file must be private: see `raftflow.private_files`. Raises `SecretError`.
     """
@@ -39,10 +47,15 @@ def _read(path: Path) -> bytes:
         raise SecretError(str(error)) from error
 
 
-def _checked(raw: bytes, where: str) -> bytes:
-    secret = raw.strip()
-    if len(secret) < SECRET_BYTES_MIN:
-        raise SecretError(f"the secret in {where} has {len(secret)} bytes; use at least {SECRET_BYTES_MIN}")
+def _checked(raw: bytes, where: str) -> tuple[bytes, ...]:
+    secrets = tuple(split_secrets(raw))
     if len(raw) > SECRET_BYTES_MAX:
         raise SecretError(f"the secret in {where} is longer than {SECRET_BYTES_MAX} bytes")
-    return secret
+    if len(secrets) > SECRETS_MAX:
+        raise SecretError(f"{where} has {len(secrets)} lines, and {SECRETS_MAX} secrets are the most, one a line")
+    if not secrets:
+        raise SecretError(f"the secret in {where} has 0 bytes; use at least {SECRET_BYTES_MIN}")
+    for secret in secrets:
+        if len(secret) < SECRET_BYTES_MIN:
+            raise SecretError(f"the secret in {where} has {len(secret)} bytes; use at least {SECRET_BYTES_MIN}")
+    return secrets

@@ -36,15 +36,21 @@ _PURPOSE: Final = b"raftflow: token, 1"
 def _secret(call: Request, name: str) -> bytes:
     """Return a new token. A request that comes again with its idempotency key gets the same one.
 
-    It is made of the cluster's secret then, which every replica has and nobody else.
+    It is made of the cluster's secret then, which every replica has and nobody else: of the one that the token was
+    made of if it is there already, else of the one that is used now.
     """
     if not call.idempotency_key:
-        made = secrets.token_bytes(_SECRET_BYTES)
-    else:
-        fields = [call.operation.name.encode(), name.encode(), call.actor.encode(), call.idempotency_key.encode()]
-        text = _PURPOSE + b"".join(b"%d:%b," % (len(field), field) for field in fields)
-        made = hmac.digest(call.replica.config.secret, text, sha256)
-    return TOKEN_PREFIX + base64.urlsafe_b64encode(made).rstrip(b"=")
+        return _written(secrets.token_bytes(_SECRET_BYTES))
+    fields = [call.operation.name.encode(), name.encode(), call.actor.encode(), call.idempotency_key.encode()]
+    text = _PURPOSE + b"".join(b"%d:%b," % (len(field), field) for field in fields)
+    made = [_written(hmac.digest(secret, text, sha256)) for secret in call.replica.secrets]
+    row: TokenRow | None = tokens.find_token(call.replica.machine, name)
+    return next((token for token in made if row is not None and row.digest == digest_of(token)), made[0])
+
+
+def _written(secret: bytes) -> bytes:
+    """Return a secret as the text that is sent."""
+    return TOKEN_PREFIX + base64.urlsafe_b64encode(secret).rstrip(b"=")
 
 
 def _now_ms(call: Request) -> int:
@@ -54,7 +60,7 @@ def _now_ms(call: Request) -> int:
 async def create_token(call: Request) -> Response:
     """Create a token."""
     wanted = decode(call.body, TokenRequest)
-    if call.replica.config.token is None:
+    if not call.replica.config.tokens:
         raise ProblemError(
             problems.CONFLICT,
             "this cluster lets everybody in: start its replicas with a token (replica.token_file) first",

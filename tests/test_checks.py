@@ -205,3 +205,54 @@ class TestReferences:
         assert faults({"raftflow/pkg/place.py": module, "tests/pkg/test_subject.py": tests}) == [
             "raftflow/pkg/place.py:1: there is no test test_old_name",
         ]
+
+
+class TestUnsafeCalls:
+    @pytest.fixture
+    def unsafe(self, checks) -> ModuleType:
+        return checks("unsafe_calls")
+
+    @pytest.mark.parametrize(
+        ("text", "what"),
+        [
+            ("import pickle\n", "pickle"),
+            ("from marshal import loads\n", "marshal"),
+            ("import xml.etree.ElementTree as tree\n", "xml"),
+            ("import gzip\n", "gzip"),
+            ("import yaml\nyaml.load(text)\n", "yaml.load"),
+            ("import yaml\nyaml.parse(text, Loader=yaml.FullLoader)\n", "yaml.FullLoader"),
+            ("from yaml import unsafe_load\n", "yaml.unsafe_load"),
+            ("eval(text)\n", "eval"),
+            ("import os\nos.system(text)\n", "os.system"),
+            ("run(text, shell=True)\n", "shell="),
+            ("import zlib\nzlib.decompress(data)\n", "zlib.decompress"),
+            ("if given == self._token:\n    pass\n", "=="),
+            ("ok = mac != expected\n", "=="),
+        ],
+    )
+    def test_what_runs_or_inflates_what_it_reads_is_told(self, unsafe, tree, text, what):
+        found = list(unsafe.faults(tree({"raftflow/api/a.py": text}), {}))
+        assert [each.split(" ")[1] for each in found] == [what], found
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "import re\nre.compile(text)\n",
+            "import yaml\nyaml.parse(text, Loader=yaml.SafeLoader)\n",
+            "run(text, shell=False)\n",
+            "from zlib import crc32\n",
+            "if token == '':\n    pass\n",
+            "hmac.compare_digest(token, given)\n",
+        ],
+    )
+    def test_what_does_not_is_passed_over(self, unsafe, tree, text):
+        assert list(unsafe.faults(tree({"raftflow/api/a.py": text}), {})) == []
+
+    def test_a_secret_of_its_own_may_be_compared_anyhow(self, unsafe, tree):
+        assert list(unsafe.faults(tree({"raftflow/client/a.py": "changed = token != before\n"}), {})) == []
+
+    def test_an_exception_is_allowed_while_it_is_needed(self, unsafe, tree):
+        root = tree({"raftflow/a.py": "eval(text)\n"})
+        assert list(unsafe.faults(root, {("raftflow/a.py", "eval"): "why"})) == []
+        left = list(unsafe.faults(root, {("raftflow/a.py", "eval"): "why", ("raftflow/a.py", "exec"): "why"}))
+        assert left == ["unsafe_calls.py: exec in raftflow/a.py needs no exception"]

@@ -131,6 +131,10 @@ RAW: dict[str, tuple[str, int]] = {
     "a bare line feed": (get("/v1/workflows").replace("localhost\r\n", "localhost\n"), 400),
     "a folded header": (get("/v1/workflows", more="X: a\r\n b\r\n"), 400),
     "a key twice": (post("/v1/workflows", "submit", body='{{"name":"a","name":"b","tasks":[]}}'), 400),
+    "a long number before what is no JSON": (
+        post("/v1/workflows/{workflow}/signals/go", "submit", body='{{"a":' + "9" * 5_000 + "}} x"),
+        400,
+    ),
     "100,000 levels": (post("/v1/workflows", "submit", body="[" * 100_000), 400),
     "a body that is announced and not allowed": (
         post("/v1/workflows", more="Expect: 100-continue\r\n").replace("Content-Length: 0", "Content-Length: 500"),
@@ -251,7 +255,7 @@ async def test_a_proof_is_of_use_for_its_request_and_its_sender_only(tokens: Any
     seen = {
         HEADER_FORWARDED: "n2",
         HEADER_REQUEST_ID: "r1",
-        HEADER_FORWARDED_PROOF: ForwardingProof(SECRET).make("n2", "POST", target, "r1"),
+        HEADER_FORWARDED_PROOF: ForwardingProof(lambda: (SECRET,)).make("n2", "POST", target, "r1"),
         "Content-Type": "application/octet-stream",
     }
 

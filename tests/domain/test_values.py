@@ -50,6 +50,8 @@ READ = [
     (b'{"a b": -Infinity}', "'a b'", exact.NOT_FINITE),
     (b'{"x": [1' + b"0" * 5_000 + b"]}", "x[0]", exact.LONG_INTEGER),
     (b'{"x": 1' + b"0" * 5_000 + b', "x": 1}', "", exact.LONG_INTEGER),
+    (b'{"x": 1' + b"0" * 5_000 + b"} x", "", exact.LONG_INTEGER),
+    (b'{"x": 1' + b"0" * 5_000 + b', "y": ' + b"[" * 5_000, "", exact.LONG_INTEGER),
     (b"[" * (JSON_DEPTH_MAX + 1) + b"]" * (JSON_DEPTH_MAX + 1), "[0]" * 40 + "...", exact.TOO_DEEP),
     (b"[" * 20_000, "", f"the JSON {exact.TOO_DEEP}"),
     (b"[1,\n]", "", "line 2, column 1: Expecting value"),

@@ -130,7 +130,11 @@ def _read_with_care(data: bytes) -> Any:
 
 def long_integer(text: str, read: Callable[[str], Any]) -> ValueFault:
     """Return what is wrong with a text that `read` cannot read, for a number has more digits than Python converts."""
-    found = search(read(_LONG_DIGITS.sub(r"\1", text)), judge_integer)  # one digit more than allowed is left
+    try:
+        value = read(_LONG_DIGITS.sub(r"\1", text))  # one digit more than allowed is left
+    except (ValueError, RecursionError):  # something else is wrong, too
+        return ValueFault("", LONG_INTEGER)
+    found = search(value, judge_integer)
     return ValueFault("", LONG_INTEGER) if found is None else found.fault()
 
 

@@ -17,7 +17,7 @@ from raftflow.domain.contract.identities.grants import is_granted
 from raftflow.domain.contract.operation import Access
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.values.code_bundle import BundleFile, digest_of, make_bundle
-from tests.api.test_tokens import SHARED, bearer, make
+from tests.api.test_tokens import DOCUMENT, SHARED, bearer, make
 
 FORBIDDEN, CONFLICT, INVALID, NOT_FOUND = "forbidden", "conflict", "invalid-document", "not-found"
 OWNER = "a1"
@@ -287,6 +287,32 @@ async def test_it_cannot_take_a_name_that_is_present(serve: Any) -> None:
         assert (second.status, second.word) == (409, "name-in-use"), second.body
     agents = served.replica.machine.state.agents
     assert agents["gpu-1"].incarnation == first.json["incarnation"]
+
+
+async def test_a_replica_that_follows_gives_it_no_more(trio: Any) -> None:
+    cluster = await trio(token=SHARED)
+    leader = await cluster.leader()
+    follower = cluster.followers()[0]
+    owner = bearer(await make(leader, "owner", "agent", agents=OWNER))
+    thief = bearer(await make(leader, "thief", "agent", agents="thief"))
+    incarnation = (await registered(leader, OWNER, owner)).json["incarnation"]
+    workflow = (await leader.post("/v1/workflows", DOCUMENT, headers=bearer(SHARED))).json["id"]
+    poll = {"incarnation": incarnation, "seq": 1, "wait_ms": 900}
+    (assigned,) = (await leader.post(f"/v1/agents/{OWNER}/poll", poll, headers=owner)).json["assign"]
+    fence = assigned["fence"]
+    assert (await registered(follower, OWNER, thief)).status == 403
+    own = (await registered(follower, "thief", thief)).json["incarnation"]
+    for name, number, status in ((OWNER, incarnation, 403), ("thief", own, 307)):
+        for what, body in (("poll", {"seq": 2}), ("calls", {"calls": calls_of(fence)})):
+            path = f"/v1/agents/{name}/{what}"
+            answer = await follower.post(path, {"incarnation": number, **body}, headers=thief)
+            assert answer.status == status, (path, answer.body)
+    await follower.until(lambda: "thief" in follower.replica.machine.state.agents)
+    for name, status in ((OWNER, 403), ("thief", 409)):
+        inputs = await follower.get(f"/v1/agents/{name}/attempts/{fence}/inputs?first=0", headers=thief)
+        assert inputs.status == status, inputs.body
+    for path in (f"/v1/workflows/{workflow}", f"/v1/workflows/{workflow}?stale", "/v1/audit?from=0", "/metrics"):
+        assert (await follower.get(path, headers=thief)).status == 403, path
 
 
 async def test_its_calls_are_in_the_audit_under_its_own_name(scene: Scene) -> None:

@@ -35,3 +35,11 @@ def test_an_agent_may_do_what_agents_do_and_nothing_else() -> None:
         "show_workflow_schema",
         "describe_api",
     ]
+
+
+def test_who_has_no_token_may_ask_for_health_and_for_the_schema_of_documents_alone() -> None:
+    """Figures and the description of the API tell of the cluster, so they need a token."""
+    open_to_all = {operation.name for operation in OPERATIONS if operation.access is Access.OPEN}
+    assert open_to_all == {"check_health", "check_readiness", "show_workflow_schema"}
+    (figures,) = [operation for operation in OPERATIONS if operation.path == "/metrics"]
+    assert figures.access is Access.READ

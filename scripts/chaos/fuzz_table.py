@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import random
+import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import blake2b
@@ -32,11 +35,14 @@ from raftflow.domain.tasks.peer_urls import learn_peers
 from raftflow.domain.tasks.resources import parse_amount
 from raftflow.domain.values.code_bundle import BundleError, BundleFile, make_bundle, read_bundle
 from raftflow.formats import files
+from raftflow.formats.agents import read_agents
 from raftflow.formats.documents import normalize
 from raftflow.formats.faults import DocumentError
+from raftflow.formats.readers import toml_reader
 from raftflow.machine.machine import Machine
 from raftflow.machine.rules.audit_chain import decode_record
 from raftflow.machine.snapshot.stream import read_snapshot_header
+from raftflow.recovery import cluster_snapshot
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members import birth_file, births, identity, introducer, introductions, membership, starts
 from raftflow.replication.messages import envelope, wire
@@ -407,6 +413,63 @@ def _spoil_audit(rng: random.Random, sample: bytes, others: list[bytes]) -> byte
     return bytes(made)
 
 
+def _users_files() -> Iterator[Decoder]:
+    """Files that people bring: snapshots to restore, and lists of agents to plan for."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-decoders-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    made, path = folder / "made", folder / "spoiled"
+    machine = Machine()
+    machine.restore([_machine_bytes()])
+    info = snapshot_file.SnapshotInfo(
+        index=machine.applied_index,
+        term=machine.applied_term,
+        prev_index=1,
+        prev_term=1,
+        last_command=b"x",
+        prev_command=b"y",
+        members=("n1",),
+    )
+    cluster_snapshot.save_machine(made, machine, info, cluster_snapshot.SnapshotOrigin("c", "n1", 1))
+
+    whole = made.read_bytes()
+    with cluster_snapshot.ClusterSnapshotFile(made) as taken:
+        body = whole[-taken.label.size :]
+
+    def check(data: bytes) -> None:
+        path.write_bytes(data)
+        with cluster_snapshot.ClusterSnapshotFile(path) as file:
+            file.check()
+        require(data.endswith(body), "a body that was changed is taken")
+
+    yield Decoder("cluster.snapshot", [whole], check, (cluster_snapshot.SnapshotFileError,), _spoil_label)
+    agents = b"""
+[[agents]]
+name = "gpu"
+count = 3
+resources = { cpu = 4, memory = "8GiB", gpu = 1 }
+labels = { zone = "a" }
+speed = 1.5
+cost_rate = 2
+fail_rate = "1/h"
+"""
+    read = (files.FormatError, DocumentError, toml_reader.TomlError, UnicodeDecodeError)
+    yield Decoder(
+        "agents.toml", [agents], lambda data: read_agents(toml_reader.parse_toml(data.decode("utf-8-sig"))), read
+    )
+
+
+def _spoil_label(rng: random.Random, sample: bytes, others: list[bytes]) -> bytes:
+    """Change the label of a snapshot, and let its checksum fit again; or any bytes."""
+    if rng.random() < 0.5:
+        return spoil_bytes(rng, sample, others)
+    prefix, crc = cluster_snapshot._PREFIX, cluster_snapshot._CRC  # noqa: SLF001 - the form of the file
+    magic, version, length = prefix.unpack_from(sample)
+    start = prefix.size + crc.size
+    label = spoil_json(rng, sample[start : start + length], others)
+    head = prefix.pack(magic, version, len(label))
+    return head + crc.pack(crc32(label, crc32(head))) + label + sample[start + length :]
+
+
 # --- what clients, agents and tasks send
 
 
@@ -563,6 +626,7 @@ def decoders() -> list[Decoder]:
             _journal,
             _snapshots,
             _small_files,
+            _users_files,
             _documents,
             _bodies,
             _of_agents,

@@ -20,7 +20,7 @@ from raftflow.domain.values.roles import ROLES
 from tests.api.conftest import SECRET
 from tests.api.test_tokens import DOCUMENT, SHARED, bearer, make
 
-ANSWER_S = 3.0
+ANSWER_S = 30.0
 WORK = b'{"name":"w","tasks":[{"id":"t","command":["true"]}]}'
 
 
@@ -183,6 +183,34 @@ async def test_each_attempt_has_its_refusal(tokens: Any) -> None:
     assert wrong == []
     assert state_of(served) == before
     assert (await served.get("/v1/ledger/verify", headers=bearer(SHARED))).json["problems"] == []
+
+
+async def test_each_request_of_a_connection_is_judged_by_its_own_token(tokens: Any) -> None:
+    """What was let in before on the same connection gives nothing to what follows, on either path."""
+    served, values = tokens
+    poll = '{{"incarnation":9,"seq":1}}'
+    sent = [
+        (get("/v1/tokens", "admin"), 200),
+        ("GET /v1/tokens HTTP/1.1\r\nHost: localhost\r\n\r\n", 401),
+        (post("/v1/agents/a1/poll", "agent", body=poll), 404),
+        (post("/v1/agents/a1/poll", "read", body=poll), 403),
+        (post("/v1/agents/a1/poll", "none", body=poll), 401),
+        (get("/v1/leader?term=0&wait_ms=1", "read"), 200),
+        (get("/v1/leader?term=0&wait_ms=1", "none"), 401),
+        (get("/v1/tokens", "read"), 403),
+        (get("/v1/tokens", "admin"), 200),
+    ]
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+    writer.write("".join(template for template, _ in sent).format(**values).encode())
+    statuses = []
+    async with asyncio.timeout(ANSWER_S):
+        for _ in sent:
+            head = await reader.readuntil(b"\r\n\r\n")
+            statuses.append(int(head.split(b" ", 2)[1]))
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.partition(b":")[2]))
+    writer.close()
+    assert statuses == [status for _, status in sent]
 
 
 BODIES: dict[str, Any] = {

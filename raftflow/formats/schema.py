@@ -50,6 +50,7 @@ BEYOND: Final = re.compile(
     r"|must have either `command` or `python`"
     r"|must be more than 0|has more than six decimals|must not be above the hard limit"
     r"|needs in all|the workflow takes|is not a valid name of a variable"
+    r"|and a task that waits has none|has no meaning for a task that waits|it counts if nobody decides in time"
 )
 """Messages of faults that a JSON Schema cannot express, or only in a way that code generators do not understand."""
 

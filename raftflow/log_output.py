@@ -3,6 +3,10 @@
 Standard error can block: a terminal after Ctrl-S, a pipe without a reader, a log collector that hangs. The event loop
 of a replica or of an agent must never wait for such a write. So lines wait in a bounded queue. When the queue is
 full, lines are dropped and counted. The count is written as soon as lines can be written again.
+
+Texts of others are in many lines: what an agent says is wrong, the name of a workflow, an answer. So a message stays
+in one line, and nothing in it can move the cursor of a terminal: control characters are written as escapes. Only a
+traceback has more lines.
 """
 
 from __future__ import annotations
@@ -18,8 +22,29 @@ from typing import Final
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LINES_MAX: Final = 10_000
 """How many lines can wait to be written."""
+_CONTROLS: Final = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        0x61C,
+        *range(0x200E, 0x2010),
+        *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+}
+"""Control characters, ends of lines, and those that change the direction of the text, with their escapes."""
+_CONTROLS_OF_LINES: Final = {code: text for code, text in _CONTROLS.items() if chr(code) not in "\n\t"}
 END_S: Final = 1.0
 """How long the process waits at its end for the remaining lines."""
+
+
+class _OneLine(logging.Formatter):
+    """Formats a message, in one line. What follows it is a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        """Return the message with escapes in place of control characters."""
+        return record.message.translate(_CONTROLS)
 
 
 class _Queueing(QueueHandler):
@@ -27,6 +52,7 @@ class _Queueing(QueueHandler):
 
     def __init__(self, lines: queue.Queue[logging.LogRecord | None]) -> None:
         super().__init__(lines)
+        self.setFormatter(_OneLine())
         self.lines = lines
         self.dropped = 0
 
@@ -51,7 +77,8 @@ class _Descriptor(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line. This may take any time."""
-        left = (self.format(record) + "\n").encode(errors="backslashreplace")
+        text = self.format(record).translate(_CONTROLS_OF_LINES)
+        left = (text + "\n").encode(errors="backslashreplace")
         try:
             while left:
                 left = left[os.write(self._fd, left) :]

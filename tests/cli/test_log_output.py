@@ -68,6 +68,31 @@ def test_lines_that_nobody_takes_are_counted(stuck: tuple[int, int]) -> None:
     assert any(line.endswith("raftflow.x: line 0") for line in lines[:2])
 
 
+FORGER = r"""
+import logging
+from raftflow.log_output import start_logging
+start_logging("info")
+log = logging.getLogger("raftflow.x")
+log.warning("agent %s is unfit: %s", "a1", "full\nCRITICAL forged\r\x1b[2J\x9b\u2028\u202e\udcff é")
+try:
+    raise ValueError("first\nsecond\x1b[2J")
+except ValueError:
+    log.exception("failed")
+"""
+
+
+def test_no_text_of_others_makes_a_line_of_its_own_or_moves_the_cursor() -> None:
+    done = subprocess.run([sys.executable, "-c", FORGER], capture_output=True, check=True)
+    text = done.stderr.decode()
+    first, second, *trace = text.split("\n")
+    assert first.endswith(
+        r"WARNING raftflow.x: agent a1 is unfit: full\nCRITICAL forged\r\x1b[2J\x9b\u2028\u202e\udcff é"
+    )
+    assert second.endswith("ERROR raftflow.x: failed")
+    assert trace[0].startswith("Traceback") and r"\x1b[2J" in text
+    assert not any(ord(each) < 32 and each != "\n" for each in text)
+
+
 def test_the_end_waits_for_nobody(stuck: tuple[int, int]) -> None:
     _reader, writer = stuck
     child = subprocess.Popen(

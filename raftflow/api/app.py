@@ -22,6 +22,7 @@ from raftflow.api.admission.load_shedder import QueueClass
 from raftflow.api.diagnostics.host_facts import HostFacts
 from raftflow.api.dispatch.dispatcher import Dispatcher
 from raftflow.api.dispatch.requests import Request, Route, body_bytes_max, check_query
+from raftflow.api.figures.refusals import RefusedRequests
 from raftflow.api.figures.request_counts import OTHER, OperationKey, now_s
 from raftflow.api.forwarding.forwarder import Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
@@ -48,6 +49,9 @@ TOKEN_WAIT_STEPS: Final = 15
 TOKEN_WAITS_MAX: Final = 16
 """Requests that may wait for that at a time; others are refused at once."""
 
+REFUSED_STATUSES: Final = frozenset({401, 403})
+"""What those get who may not ask."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -72,7 +76,8 @@ class Api:
         self._figures = admission.figures
         self._limits = replica.config.limits
         self._budget = BodyBudget()
-        self._routes = routes_of(admission, host_facts)
+        self._refusals = RefusedRequests(replica.config.name, replica.clock.now_ms)
+        self._routes = routes_of(admission, host_facts, self._refusals)
         self._answer_headers = AnswerHeaders(replica)
         self._operations = _operations_by_key(route.operation for route in self._routes)
         self._waiting_for_tokens = 0
@@ -108,9 +113,21 @@ class Api:
             response = _options_answer(request, error) or _problem_of(error).response()
         except Exception as error:  # noqa: BLE001 - explained
             response = problems.explain(error, request_id, f"{request.method} {request.path}").response()
-        self._answer_headers.add(response.headers, request_id, trusted=self._access.sender_of(request) is not None)
+        sender = self._access.sender_of(request)
+        if response.status in REFUSED_STATUSES:
+            self._note_refusal(request, sender, response.status, request_id)
+        self._answer_headers.add(response.headers, request_id, trusted=sender is not None)
         self._figures.answered(_operation_of(request), response.status, began_s)
         return response
+
+    def _note_refusal(
+        self, request: web.Request, sender: ClientIdentity | None, status: int, request_id: str
+    ) -> None:
+        """Note who was refused. A replica that passes requests on refuses them itself, and notes it there."""
+        operation = self._operations.get(_operation_of(request))
+        name = "another path" if operation is None else operation.name
+        address = self._proof.client_of(request)
+        self._refusals.note("" if sender is None else sender.name, address, name, status, request_id)
 
     async def _admit(self, request: web.Request) -> None:
         """Wait for this request's turn. One that will be refused waits in another queue. Raises `ProblemError`."""

@@ -38,6 +38,7 @@ from raftflow.domain.contract.views import (
     MemberList,
     RateLimitRequest,
     RateLimitView,
+    RefusalPage,
     RotateRequest,
     TokenMade,
     TokenRequest,
@@ -193,6 +194,10 @@ class AsyncClient(SnapshotCalls, StatusCalls, SignalCalls, FunctionCalls):
         """Return audit records of one replica in log order, from a log index on; `next` leads to the rest."""
         params = {"from": from_index, "limit": limit}
         return await self._ask(operations.audit.LIST_AUDIT, replica_url, params=params)
+
+    async def refusals(self, replica_url: str) -> RefusalPage:
+        """Return what one replica has refused because of who sent it, since it was started; the last first."""
+        return await self._ask(operations.audit.LIST_REFUSALS, replica_url)
 
     async def audit_verify(self, replica_url: str) -> AuditCheck:
         """Have one replica read its whole audit and check the chain."""

@@ -323,6 +323,7 @@ class Client:
     ledger = _blocking(AsyncClient.ledger)
     ledger_verify = _blocking(AsyncClient.ledger_verify)
     audit = _blocking(AsyncClient.audit)
+    refusals = _blocking(AsyncClient.refusals)
     audit_verify = _blocking(AsyncClient.audit_verify)
     take_snapshot = _blocking(AsyncClient.take_snapshot)
     read_snapshot = _blocking(AsyncClient.read_snapshot)

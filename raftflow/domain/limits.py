@@ -271,3 +271,8 @@ WORKFLOW_WAIT_MS_MAX = 10_000
 """How long the answer to a client that waits for the end of a workflow may be held."""
 LEADER_WAIT_MS_MAX = 60_000
 """How long the answer to a client that waits for a new leader may be held."""
+
+REFUSALS_MAX = 500
+"""Rows of refused requests that a replica keeps in memory: so many of strangers, as many of those with a token."""
+REFUSALS_OF_ADDRESS_MAX = 40
+"""Such rows of one address."""

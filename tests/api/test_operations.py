@@ -52,7 +52,7 @@ def test_a_listing_names_the_field_of_its_entries() -> None:
 
 def test_every_operation_has_one_handler() -> None:
     admission = AdmissionControl(LoadShedder(), RequestCounts(), lambda: None, 1)  # type: ignore[arg-type,return-value]
-    served = [route.operation for route in routes_of(admission, cast("Any", None))]
+    served = [route.operation for route in routes_of(admission, cast("Any", None), cast("Any", None))]
     assert [operation.name for operation in OPERATIONS if served.count(operation) != 1] == []
     assert len(served) == len(OPERATIONS)
 

@@ -330,3 +330,34 @@ def test_a_token_is_made_shown_once_rotated_and_revoked(run: Run, fake: Any) -> 
     assert run("token", "create", "x").exit_code == 2
     assert run("token", "create", "x", "--role", "king").exit_code == 2
     assert run("token", "create", "x", "--role", "agent", "--label", "zone").exit_code == 2
+
+
+def test_audit_list_refused_shows_what_each_replica_has_refused(run: Run, fake: Any) -> None:
+    def page(replica: str, actor: str | None, last: str) -> dict[str, Any]:
+        row = {
+            "actor": actor,
+            "address": "10.0.0.9",
+            "operation": "submit_workflow",
+            "status": 403 if actor else 401,
+            "count": 3,
+            "first_at": "2026-12-01T00:00:00Z",
+            "last_at": last,
+            "request_id": "r7",
+        }
+        return {"replica": replica, "since": last, "total": 5, "forgotten": 2, "refusals": [row]}
+
+    pages = [page("n1", None, "2026-12-01T01:00:00Z"), page("n2", "client:alice", "2026-12-01T02:00:00Z")]
+    fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "//localhost/v1/status"] = status("n2", "follower")
+    fake.routes["GET", "/v1/refusals"] = list(pages)
+    peers = ("--peers", f"{fake.url},{fake.url.replace('127.0.0.1', 'localhost')}")
+    shown = run("audit", "list", "--refused", *peers)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert [line[line.index("ago") + 1 :][:3] for line in lines[1:]] == [
+        ["n2", "client:alice", "10.0.0.9"],
+        ["n1", "-", "10.0.0.9"],
+    ]
+    assert "4 refusals" in shown.stderr
+    fake.routes["GET", "/v1/refusals"] = pages[0]
+    one = json.loads(run("audit", "list", "--refused", "--replica", "n1", "-o", "json").stdout)
+    assert one == [{"replica": "n1", **pages[0]["refusals"][0]}]

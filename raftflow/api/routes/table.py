@@ -19,7 +19,7 @@ from raftflow.api.routes import (
     workflows,
 )
 from raftflow.api.routes.effects import effects
-from raftflow.api.routes.identities import tokens
+from raftflow.api.routes.identities import refusals, tokens
 from raftflow.api.routes.spending import budgets, rates
 from raftflow.api.routes.waits import waits
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from raftflow.api.admission.gated_connection import AdmissionControl
     from raftflow.api.diagnostics.host_facts import HostFacts
     from raftflow.api.dispatch.requests import Route
+    from raftflow.api.figures.refusals import RefusedRequests
 
 
-def routes_of(admission: AdmissionControl, host_facts: HostFacts) -> tuple[Route, ...]:
+def routes_of(admission: AdmissionControl, host_facts: HostFacts, refused: RefusedRequests) -> tuple[Route, ...]:
     """Return the routes of a replica."""
     return (
         *workflows.ROUTES,
@@ -49,4 +50,5 @@ def routes_of(admission: AdmissionControl, host_facts: HostFacts) -> tuple[Route
         *descriptions.ROUTES,
         metrics.route_of(admission),
         host.route_of(host_facts),
+        refusals.route_of(refused),
     )

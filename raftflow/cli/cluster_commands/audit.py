@@ -33,10 +33,20 @@ def audit() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="About how many records.")
 @click.option("--all", "everything", is_flag=True, help="To the end, however many.")
 @click.option("--replica", metavar="NAME|URL", help="Whose audit; that of any replica by default: they are equal.")
+@click.option("--refused", is_flag=True, help="Requests that replicas refused because of who sent them, instead.")
 @output_option
 @connection_options
-def audit_list(from_index: int, limit: int, everything: bool, replica: str | None, output: str) -> None:
-    """List applied commands in log order: who changed what when."""
+def audit_list(  # noqa: PLR0917 - its options
+    from_index: int, limit: int, everything: bool, replica: str | None, refused: bool, output: str
+) -> None:
+    """List applied commands in log order: who changed what when.
+
+    With --refused: which requests were refused, of every replica or the one that is named. They are not in the log: a
+    replica counts them in memory since its start.
+    """
+    if refused:
+        _list_refused(limit, replica, output)
+        return
     records: list[AuditLine] = []
     with connect() as client:
         url = url_of_replica(client, replica)
@@ -60,6 +70,30 @@ def audit_list(from_index: int, limit: int, everything: bool, replica: str | Non
         print_table(titles, rows)
         if following is not None:
             note(f"more: --from {following}")
+
+
+def _list_refused(limit: int, replica: str | None, output: str) -> None:
+    """Print what replicas have refused, the last first."""
+    with connect() as client:
+        if replica is None:
+            answers, silent = ask_each_replica(client, client.refusals)
+        else:
+            url = url_of_replica(client, replica)
+            answers, silent = [(url, client.refusals(url))], []
+    rows = [{"replica": page.replica, **plain(row)} for _, page in answers for row in page.refusals]
+    rows = sorted(rows, key=lambda row: str(row["last_at"]), reverse=True)[:limit]
+    if output == "json":
+        print_json(rows)
+    elif output == "jsonl":
+        for row in rows:
+            print_json(row, indent=False)
+    else:
+        keys = ("last_at", "replica", "actor", "address", "operation", "status", "count", "request_id")
+        titles = [key.removesuffix("_at").replace("_", " ").upper() for key in keys]
+        print_table(titles, [[row[key] if row[key] is not None else "-" for key in keys] for row in rows])
+        if forgotten := sum(page.forgotten for _, page in answers):
+            note(f"not listed any more: {forgotten} refusals")
+    end_check(ok=True, silent=silent, complaint="")
 
 
 @audit.command("verify")

@@ -85,3 +85,32 @@ class AuditCheck(msgspec.Struct, kw_only=True):
     """Records up to this index were dropped, as the file has a limit; the chain is verified from the hash there."""
     before_gaps: list[tuple[int, str]] = []
     """Index of the last record before each gap, and the hex chain hash there; of the newest gaps only."""
+
+
+class RefusalView(msgspec.Struct, kw_only=True):
+    """Requests that one replica refused because of who sent them. Equal ones are counted."""
+
+    actor: str | None
+    """As in the audit, such as `client:alice`; None if there was no valid token."""
+    address: str
+    """Of the client, also if another replica passed its request on."""
+    operation: str
+    status: int
+    """401 without a valid token, 403 if its role or names do not allow it."""
+    count: int
+    first_at: str
+    last_at: str
+    request_id: str
+    """Of the last one."""
+
+
+class RefusalPage(msgspec.Struct, kw_only=True):
+    """What one replica has refused since it was started, the last first."""
+
+    replica: str
+    since: str
+    total: int
+    """All refusals, those that are not listed any more among them."""
+    forgotten: int
+    """Refusals that are not listed any more, because the list is bounded."""
+    refusals: list[RefusalView]

@@ -22,6 +22,8 @@ from raftflow.domain.contract.audit import (
     AuditPage,
     AuditRecord,
     AuditTransition,
+    RefusalPage,
+    RefusalView,
 )
 from raftflow.domain.contract.cache import (
     CacheCleared,
@@ -259,6 +261,8 @@ __all__ = [
     "RateTaken",
     "RateWait",
     "RecordStep",
+    "RefusalPage",
+    "RefusalView",
     "RefusedCall",
     "RegisterRequest",
     "RegisterResponse",

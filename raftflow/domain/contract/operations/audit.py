@@ -6,7 +6,7 @@ from typing import Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, Verb
-from raftflow.domain.contract.views import AuditCheck, AuditPage
+from raftflow.domain.contract.views import AuditCheck, AuditPage, RefusalPage
 
 LIST_AUDIT: Final = Operation(
     name="list_audit",
@@ -40,4 +40,15 @@ VERIFY_AUDIT: Final = Operation(
     answer=AuditCheck,
     answer_s=300.0,
     verb=Verb(noun="audit", name="verify", by_hand=True),
+)
+LIST_REFUSALS: Final = Operation(
+    name="list_refusals",
+    method="GET",
+    path="/v1/refusals",
+    answered_by=AnsweredBy.ASKED_REPLICA,
+    access=Access.READ,
+    summary="List the requests that this replica has refused because of who sent them",
+    answer=RefusalPage,
+    items="refusals",
+    no_verb="`audit list --refused` asks every replica",
 )

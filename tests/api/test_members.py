@@ -92,6 +92,13 @@ async def test_impossible_member_changes_are_refused(trio: Any, one: Any) -> Non
     new = {"name": "n4", "peer": "127.0.0.1:1", "url": "http://127.0.0.1:2"}
     for wrong in ({"name": "no/name"}, {"peer": "nowhere"}, {"url": "127.0.0.1"}, {"more": 1}):
         assert (await follower.post("/v1/members", {**new, **wrong})).word == "invalid-document", wrong
+    for key, value in (
+        ("peer", "169.254.169.254:80"),
+        ("url", "http://169.254.169.254"),
+        ("url", "http://[fe80::1]:2"),
+    ):
+        refused = await follower.post("/v1/members", {**new, key: value})
+        assert (refused.word, refused.json["errors"][0]["path"]) == ("invalid-document", key)
     long = await follower.post("/v1/members", {**new, "url": f"http://{'x' * 3000}:1"})
     assert (long.status, long.json["errors"][0]["path"]) == (400, "url")
     known = {**new, "name": "n1"}

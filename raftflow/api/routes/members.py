@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable
+from urllib.parse import urlsplit
 
 from raftflow.api.dispatch.requests import Request, Response, Route
 from raftflow.api.http import bodies, problems
 from raftflow.api.http.problems import ProblemError
-from raftflow.coordinator.config.addresses import parse_address, parse_url
+from raftflow.coordinator.config.addresses import dial_problem, parse_address, parse_url
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import (
@@ -63,6 +64,10 @@ async def add_member(call: Request) -> Response:
         url = parse_url(given.url, "url")
     except ConfigError as error:
         raise _invalid("", str(error)[:500]) from error
+    known = [member.peer.rpartition(":")[0].strip("[]") for member in call.replica.cluster.members().members]
+    for field, host in (("peer", peer.host), ("url", urlsplit(url).hostname or "")):
+        if problem := dial_problem(host, known):
+            raise _invalid(field, f"{host[:100]!r} {problem}")
     await _change(call.replica.membership.add(MemberInfo(given.name, str(peer), url)))
     return Response(call.replica.cluster.members())
 

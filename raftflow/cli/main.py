@@ -32,6 +32,7 @@ _COMMANDS = {
     "limit": ("cluster_commands.spending.limit", "Rates that all tasks share: set, list, remove."),
     "token": ("cluster_commands.identities.token", "Who is let in, and for what: create, list, rotate, revoke."),
     "ledger": ("cluster_commands.ledger", "Who uses which resources, and whether all invariants hold."),
+    "events": ("cluster_commands.events.events", "What changes, as it happens, and what has changed."),
     "audit": ("cluster_commands.audit", "What every replica applied, and whether all agree."),
     "snapshot": ("cluster_commands.snapshot", "A backup of a whole cluster in one file: save, inspect, verify."),
     "recover": ("local_commands.recover", "The one replica that is left becomes a snapshot of the cluster."),

@@ -28,9 +28,11 @@ from raftflow.domain.contract.views import (
     CacheCleared,
     CachedResultView,
     CachePage,
+    ClusterEvent,
     DrainRequest,
     EffectDecision,
     EffectView,
+    EventPage,
     IdentityView,
     KindView,
     LedgerCheck,
@@ -179,6 +181,56 @@ class AsyncClient(SnapshotCalls, StatusCalls, SignalCalls, FunctionCalls):
     async def forget_agent(self, name: str) -> None:
         """Remove an agent that is lost or has left from the list. Raises `Refused` while it is present."""
         await self.call(operations.agents.FORGET_AGENT, name)
+
+    # --- events
+
+    async def events_page(
+        self,
+        after: str | None = None,
+        *,
+        workflow: str | None = None,
+        task: str | None = None,
+        agent: str | None = None,
+        kind: str | None = None,
+        limit: int = PAGE_SIZE,
+        wait_s: float = 0.0,
+    ) -> EventPage:
+        """Return events behind the id `after`, of any replica; with `wait_s` it waits so long for one.
+
+        Begins now if `after` is None, with the oldest that is kept if it is "0". Raises `Refused` with the word
+        `gone` if events behind that id are not kept any more.
+        """
+        params: dict[str, str | int | None] = {
+            "from": after,
+            "workflow": workflow,
+            "task": task,
+            "agent": agent,
+            "kind": kind,
+            "limit": limit,
+            "wait_ms": round(wait_s * 1000),
+        }
+        return await self.call(operations.events.LIST_EVENTS, params=params)
+
+    async def events(
+        self,
+        after: str | None = None,
+        *,
+        workflow: str | None = None,
+        task: str | None = None,
+        agent: str | None = None,
+        kind: str | None = None,
+    ) -> AsyncGenerator[ClusterEvent, None]:
+        """Yield events behind the id `after`, and go on with those that happen, until the caller stops.
+
+        It goes on exactly behind the last event at another replica if one is lost. See `events_page`.
+        """
+        while True:
+            page = await self.events_page(
+                after, workflow=workflow, task=task, agent=agent, kind=kind, limit=1_000, wait_s=10.0
+            )
+            for event in page.events:
+                yield event
+            after = page.next
 
     # --- ledger and audit
 

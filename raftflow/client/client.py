@@ -21,6 +21,7 @@ from raftflow.client.operation_calls import T
 from raftflow.domain.contract.operation import Operation
 from raftflow.domain.contract.views import (
     CachedResultView,
+    ClusterEvent,
     EffectView,
     WorkflowCreated,
     WorkflowView,
@@ -317,6 +318,22 @@ class Client:
     drain = _blocking(AsyncClient.drain)
     resume_agent = _blocking(AsyncClient.resume_agent)
     forget_agent = _blocking(AsyncClient.forget_agent)
+
+    # --- events
+
+    events_page = _blocking(AsyncClient.events_page)
+
+    def events(
+        self,
+        after: str | None = None,
+        *,
+        workflow: str | None = None,
+        task: str | None = None,
+        agent: str | None = None,
+        kind: str | None = None,
+    ) -> Iterator[ClusterEvent]:
+        """Yield events behind the id `after`, and those that happen; see `AsyncClient.events`."""
+        return self._iterate(self._client.events(after, workflow=workflow, task=task, agent=agent, kind=kind))
 
     # --- ledger and audit
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from raftflow.coordinator.audit.audit_file import AuditFile
+from raftflow.coordinator.events.history import EventHistory
 from raftflow.domain.features import FeatureLevelError
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.machine.rules.audit_chain import CHAIN_START
@@ -27,8 +28,15 @@ class HostedMachine:
     log, which stops the replica.
     """
 
-    def __init__(self, machine: Machine, audit: AuditFile, on_applied: Callable[[EntryResult], None]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        audit: AuditFile,
+        on_applied: Callable[[EntryResult], None],
+        events: EventHistory | None = None,
+    ) -> None:
         self.machine = machine
+        self._events = events
         self._audit = audit
         self._on_applied = on_applied
         self._opened = False
@@ -50,6 +58,8 @@ class HostedMachine:
         except FeatureLevelError as error:
             raise LogFailedError(str(error)) from error  # with nothing around it: it says what to do
         self._audit.append(index, result.audit)
+        if self._events is not None:
+            self._events.add(result, entry)
         self._on_applied(result)
         self._sweep_soon()
         return result
@@ -66,6 +76,8 @@ class HostedMachine:
             self.open_audit()
             install()
             self._audit.restored(self.machine.applied_index, self.machine.chain)
+            if self._events is not None:
+                self._events.restart(self.machine.applied_index)
             self._sweep_soon()
 
         return install_and_note

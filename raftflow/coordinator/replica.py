@@ -24,6 +24,7 @@ from raftflow.coordinator.cluster_view import ClusterView
 from raftflow.coordinator.commit.commit_times import CommitTimes
 from raftflow.coordinator.commit.pending_jobs import PendingJobs, of_workflow
 from raftflow.coordinator.commit.submitter import EncodedCommand, NoLeaderError, NotLeaderError, Submitter
+from raftflow.coordinator.events.history import EventHistory
 from raftflow.coordinator.failures import ReplicaFailedError, failure_for, start_failure_for
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
@@ -102,7 +103,8 @@ class Replica:
         self.clock = ClusterClock(wall, lambda: self.machine.clock_ms, lambda: self.leader.leading)
         self.audit = AuditFile(fs, config.data_dir / "audit", self._fail, bytes_max=config.limits.audit_bytes)
         self.commits = CommitTimes()
-        self._hosted = HostedMachine(self.machine, self.audit, self._tell_listeners)
+        self.events = EventHistory()
+        self._hosted = HostedMachine(self.machine, self.audit, self._tell_listeners, self.events)
         self.log = make_log(self._hosted, self.audit)
         timing = config.timing
         self.cluster = ClusterView(config, self.log, lambda: self.leader.leading)
@@ -265,6 +267,7 @@ class Replica:
         self.awaited.close()
         self.pending_jobs.wake_all()
         self.news.close()
+        self.events.close()
 
     async def wait_failed(self) -> ReplicaFailedError:
         """Wait until the replica cannot continue, and return why; `ReplicaRemovedError` after its removal."""

@@ -264,6 +264,12 @@ SNAPSHOTS_OPEN_MAX = 4
 PAGE_ENTRIES_MAX = 10_000
 """Entries of one page of a listing, whatever limit is asked for."""
 AUDIT_PAGE_RECORDS_MAX = 1_000
+EVENTS_PAGE_MAX = 1_000
+EVENTS_WAIT_MS_MAX = 20_000
+EVENT_READERS_MAX = 1_000
+"""Streams of events and held requests for events at one replica."""
+EVENT_READERS_PER_CLIENT_MAX = 300
+"""Of them those of one identity."""
 CURSOR_PATTERN = "[0-9]+"
 """Of the cursors of workflows and tasks."""
 CURSOR_CHARS_MAX = 18

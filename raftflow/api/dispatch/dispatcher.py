@@ -65,7 +65,9 @@ async def _answer_here(call: Request) -> web.StreamResponse:
         return _response_of(await call.route.handler(call))
 
 
-def _response_of(answer: Response) -> web.Response:
+def _response_of(answer: Response | web.StreamResponse) -> web.StreamResponse:
+    if isinstance(answer, web.StreamResponse):
+        return answer  # it has been sent already
     if isinstance(answer.content, bytes):
         return web.Response(status=answer.status, body=answer.content, headers=answer.headers)
     return web.Response(

@@ -158,7 +158,7 @@ def as_json(content: bytes) -> Response:
     return Response(content, headers={"Content-Type": "application/json"})
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response | web.StreamResponse]]
 
 
 class Route(NamedTuple):

@@ -19,6 +19,7 @@ from raftflow.api.routes import (
     workflows,
 )
 from raftflow.api.routes.effects import effects
+from raftflow.api.routes.events import events
 from raftflow.api.routes.identities import refusals, tokens
 from raftflow.api.routes.spending import budgets, rates
 from raftflow.api.routes.waits import waits
@@ -38,6 +39,7 @@ def routes_of(admission: AdmissionControl, host_facts: HostFacts, refused: Refus
         *agents.ROUTES,
         *inputs.ROUTES,
         *cluster.ROUTES,
+        *events.ROUTES,
         *snapshots.ROUTES,
         *members.ROUTES,
         *cache.ROUTES,

@@ -26,6 +26,7 @@ CONFLICT: Final = ProblemKind("conflict", 409, "Its present state does not allow
 NAME_IN_USE: Final = ProblemKind("name-in-use", 409, "Another live agent has this name")
 STALE_INCARNATION: Final = ProblemKind("stale-incarnation", 409, "The agent was declared lost or registered again")
 REQUEST_MISMATCH: Final = ProblemKind("request-mismatch", 409, "The idempotency key was used for another request")
+GONE: Final = ProblemKind("gone", 410, "What was asked for is not kept any more")
 TOO_LARGE: Final = ProblemKind("too-large", 413, "A limit would be exceeded")
 URI_TOO_LONG: Final = ProblemKind("uri-too-long", 414, "The target of the request is too long")
 UNSUPPORTED_MEDIA: Final = ProblemKind(
@@ -50,6 +51,7 @@ ALL_KINDS: Final = (
     NAME_IN_USE,
     STALE_INCARNATION,
     REQUEST_MISMATCH,
+    GONE,
     TOO_LARGE,
     URI_TOO_LONG,
     UNSUPPORTED_MEDIA,

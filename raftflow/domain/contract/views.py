@@ -93,6 +93,7 @@ from raftflow.domain.contract.common import (
     Problem,
     UsageNumber,
 )
+from raftflow.domain.contract.events.events import ClusterEvent, EventPage
 from raftflow.domain.contract.exchange import (
     AgentLoad,
     Assignment,
@@ -216,6 +217,7 @@ __all__ = [
     "ChildrenSpawned",
     "ChildrenStopped",
     "CloseEffect",
+    "ClusterEvent",
     "DecisionRequest",
     "DrainRequest",
     "EffectClosed",
@@ -225,6 +227,7 @@ __all__ = [
     "EffectView",
     "EffectWord",
     "ErrorText",
+    "EventPage",
     "Fences",
     "FieldProblem",
     "FindChildren",

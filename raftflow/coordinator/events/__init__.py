@@ -1,0 +1,1 @@
+"""Events: what the applied commands changed, derived when somebody asks, and kept within a limit."""

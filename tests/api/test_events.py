@@ -1,0 +1,168 @@
+"""Events: pages, streams, filters, and ids that go on at another replica."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from raftflow.client import AsyncClient
+from raftflow.domain.contract.views import EventPage
+from tests.api.test_tokens import SHARED, bearer, make
+
+TASK = {"id": "t", "command": ["true"], "resources": {"cpu": 1}}
+
+
+async def page(served: Any, query: str) -> EventPage:
+    answer = await served.get(f"/v1/events?{query}")
+    assert answer.status == 200, answer.body
+    return msgspec.json.decode(answer.body, type=EventPage)
+
+
+class TestPages:
+    async def test_tell_the_life_of_a_workflow_in_order(self, one: Any) -> None:
+        workflow_id = await one.submit(TASK)
+        await one.post(f"/v1/workflows/{workflow_id}/pause")
+        await one.post(f"/v1/workflows/{workflow_id}/resume")
+        await one.post(f"/v1/workflows/{workflow_id}/cancel")
+        events = (await page(one, f"from=0&workflow={workflow_id}")).events
+        assert [(event.kind, event.state) for event in events] == [
+            ("workflow.submitted", ""),
+            ("workflow.controlled", "pause"),
+            ("workflow.controlled", "resume"),
+            ("workflow.controlled", "cancel"),
+            ("task.finished", "cancelled"),
+            ("workflow.finished", "cancelled"),
+        ]
+
+    async def test_pages_of_any_size_are_the_same_events(self, one: Any) -> None:
+        for _ in range(3):
+            await one.submit(TASK, {**TASK, "id": "u"})
+        whole = (await page(one, "from=0&limit=1000")).events
+        found, after = [], "0"
+        while (piece := await page(one, f"from={after}&limit=1")).events:
+            found += piece.events
+            after = piece.next
+        assert found == whole
+        ids = [tuple(map(int, event.id.split("."))) for event in whole]
+        assert ids == sorted(set(ids))
+
+    async def test_filters(self, one: Any) -> None:
+        first, second = await one.submit(TASK), await one.submit(TASK)
+        await one.register("a7")
+        assert {event.workflow for event in (await page(one, f"from=0&workflow={second}")).events} == {second}
+        assert [event.kind for event in (await page(one, "from=0&agent=a7&kind=agent")).events] == [
+            "agent.registered"
+        ]
+        kinds = (await page(one, "from=0&kind=workflow.submitted,agent.registered")).events
+        assert [event.workflow or event.agent for event in kinds] == [first, second, "a7"]
+        assert {event.task for event in (await page(one, "from=0&task=t")).events} == {"t"}
+
+    async def test_without_an_id_it_begins_now_and_waits(self, one: Any) -> None:
+        await one.submit(TASK)
+        now = await page(one, "")
+        assert now.events == []
+        held = asyncio.create_task(page(one, f"from={now.next}&kind=workflow&wait_ms=20000"))
+        await one.until(lambda: one.replica.events.readers.total() == 1)
+        workflow_id = await one.submit(TASK)
+        (event,) = (await held).events
+        assert (event.kind, event.workflow) == ("workflow.submitted", workflow_id)
+
+    async def test_an_id_that_is_none_is_refused(self, one: Any) -> None:
+        for bad in ("x", "-1", "1.", "1.2.3", "9" * 17):
+            assert (await one.get(f"/v1/events?from={bad}")).word == "invalid-document"
+
+    async def test_what_is_not_kept_is_gone(self, one: Any) -> None:
+        await one.submit(TASK)
+        old = (await page(one, "from=0")).next
+        one.replica.events.restart(one.replica.machine.applied_index + 5)
+        answer = await one.get(f"/v1/events?from={old}")
+        assert (answer.status, answer.word) == (410, "gone")
+        assert str(one.replica.events.oldest) in answer.json["detail"]
+        assert (await page(one, "from=0")).events == []
+
+    async def test_no_secret_is_told(self, serve: Callable[..., Any]) -> None:
+        one = await serve(token=SHARED)
+        token = await make(one, "v", "read")
+        answer = await one.get("/v1/events?from=0", headers=bearer(token))
+        assert b"token.created" in answer.body
+        assert token.encode() not in answer.body
+        assert b"digest" not in answer.body
+
+
+class TestStream:
+    async def test_goes_on_behind_the_last_id(self, one: Any) -> None:
+        await one.submit(TASK)
+        first, *rest = (await page(one, "from=0")).events
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": first.id}
+        async with one.session.get(one.url + "/v1/events", headers=headers) as answer:
+            assert answer.headers["Content-Type"] == "text/event-stream"
+            workflow_id = await one.submit(TASK)
+            lines = []
+            while not lines or workflow_id not in lines[-1]:
+                line = (await answer.content.readline()).decode()
+                if line.startswith("id: "):
+                    lines.append(line)
+                elif line.startswith("data: "):
+                    lines[-1] = line
+        assert [msgspec.json.decode(line[6:])["id"] for line in lines[: len(rest)]] == [each.id for each in rest]
+
+    async def test_a_revoked_token_ends_it(self, serve: Callable[..., Any]) -> None:
+        one = await serve(token=SHARED)
+        headers = {"Accept": "text/event-stream", **bearer(await make(one, "v", "read"))}
+        async with one.session.get(one.url + "/v1/events", headers=headers) as answer:
+            await answer.content.readline()
+            assert (await one.call("DELETE", "/v1/tokens/v", headers=bearer(SHARED))).status == 200
+            async with asyncio.timeout(10):
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    while await answer.content.readline():
+                        pass
+
+    async def test_too_many_are_refused(self, one: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr("raftflow.domain.limits.EVENT_READERS_PER_CLIENT_MAX", 1)
+        headers = {"Accept": "text/event-stream"}
+        async with one.session.get(one.url + "/v1/events", headers=headers) as answer:
+            await answer.content.readline()
+            assert (await one.get("/v1/events", headers=headers)).word == "queue-full"
+        await one.until(lambda: not one.replica.events.readers)
+
+    async def test_ends_when_the_replica_stops(self, one: Any) -> None:
+        async with one.session.get(one.url + "/v1/events", headers={"Accept": "text/event-stream"}) as answer:
+            await answer.content.readline()
+            one.replica.answer_held()
+            assert await answer.content.read() in {b"", b"\n"}
+
+
+async def test_the_command_line_prints_one_event_a_line(one: Any) -> None:
+    workflow_id = await one.submit(TASK)
+    command = [sys.executable, "-m", "raftflow", "events", "--no-follow", "-o", "json", "--kind", "workflow"]
+    process = await asyncio.create_subprocess_exec(
+        *command, "--peers", one.url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    printed, complaint = await process.communicate()
+    assert process.returncode == 0, complaint
+    (event,) = map(msgspec.json.decode, printed.splitlines())
+    assert (event["kind"], event["workflow"]) == ("workflow.submitted", workflow_id)
+
+
+async def test_every_replica_tells_the_same_and_a_reader_goes_on_after_the_leader(trio: Callable[..., Any]) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    urls = [served.url for served in cluster.live.values()]
+    async with AsyncClient(urls) as client:
+        events = client.events("0", kind="workflow.submitted")
+        first = await leader.submit(TASK)
+        assert (await anext(events)).workflow == first
+        await cluster.stop(leader.replica.config.name)
+        second = await (await cluster.leader(other_than=leader.replica.config.name)).submit(TASK)
+        assert (await anext(events)).workflow == second
+        await events.aclose()
+    one, other = cluster.live.values()
+    await one.until(lambda: one.replica.machine.applied_index == other.replica.machine.applied_index)
+    told = [(await page(served, "from=0&limit=1000")).events for served in (one, other)]
+    assert told[0] == told[1] != []

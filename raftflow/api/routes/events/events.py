@@ -20,6 +20,8 @@ from raftflow.domain.contract.events.events import ClusterEvent, EventPage
 
 STREAM_TYPE: Final = "text/event-stream"
 HEARTBEAT_S: Final = 10.0
+LEFT_CHECK_S: Final = 1.0
+"""How long the place of a reader that has left stays taken, at most."""
 WRITE_TIMEOUT_S: Final = 15.0
 """A reader that does not take what was sent for this time is closed. It can go on behind the last id that it has."""
 _BATCH: Final = 500
@@ -135,8 +137,7 @@ async def _stream(call: Request, asked: _Asked) -> web.StreamResponse:
             if found.events:
                 await _send(response, b"".join(map(_as_message, found.events)))
             elif found.at_end:
-                heard = await _wait(history)
-                if not heard and not history.closed:
+                if not await _wait(call):
                     await _send(response, b": heartbeat\n\n")
             await asyncio.sleep(0)
     except TimeoutError:
@@ -147,11 +148,16 @@ async def _stream(call: Request, asked: _Asked) -> web.StreamResponse:
     return response
 
 
-async def _wait(history: EventHistory) -> bool:
-    """Wait for something that is applied. False if nothing was for the time of a heartbeat."""
-    end = history.end()
-    await history.wait(HEARTBEAT_S)
-    return history.end() != end
+async def _wait(call: Request) -> bool:
+    """Wait for something that is applied. False if nothing was for the time of a heartbeat, or the reader has left."""
+    history = call.replica.events
+    end, loop = history.end(), asyncio.get_running_loop()
+    until_s = loop.time() + HEARTBEAT_S
+    while call.request.transport is not None and loop.time() < until_s:
+        await history.wait(LEFT_CHECK_S)
+        if history.closed or history.end() != end:
+            return True
+    return False
 
 
 async def _send(response: web.StreamResponse, data: bytes) -> None:

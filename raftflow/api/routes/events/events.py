@@ -136,9 +136,8 @@ async def _stream(call: Request, asked: _Asked) -> web.StreamResponse:
             asked = asked._replace(after=found.following)
             if found.events:
                 await _send(response, b"".join(map(_as_message, found.events)))
-            elif found.at_end:
-                if not await _wait(call):
-                    await _send(response, b": heartbeat\n\n")
+            elif found.at_end and not await _wait(call):
+                await _send(response, b": heartbeat\n\n")
             await asyncio.sleep(0)
     except TimeoutError:
         if call.request.transport is not None:
@@ -149,7 +148,7 @@ async def _stream(call: Request, asked: _Asked) -> web.StreamResponse:
 
 
 async def _wait(call: Request) -> bool:
-    """Wait for something that is applied. False if nothing was for the time of a heartbeat, or the reader has left."""
+    """Wait for something that is applied. False if nothing was until a heartbeat is due, or the reader has left."""
     history = call.replica.events
     end, loop = history.end(), asyncio.get_running_loop()
     until_s = loop.time() + HEARTBEAT_S

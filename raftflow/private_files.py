@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import pwd
+import secrets
 import stat
 import time
 from collections.abc import Callable
@@ -91,6 +92,39 @@ def read_tokens(path: str | os.PathLike[str]) -> tuple[str, ...]:
 def split_secrets(data: bytes) -> list[bytes]:
     """Return the lines of a file with secrets, without white space around them and without empty ones."""
     return [line.strip() for line in data.split(b"\n") if line.strip()]
+
+
+def write_private(path: Path, content: str) -> None:
+    """Put a whole file that its owner alone may read in its place, or leave what was there. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def make_private_folder(directory: Path, holds: str) -> None:
+    """Make a folder that its owner alone may enter, or check one; an empty one is closed to others.
+
+    `holds` says what the folder holds. Raises `PrivateFileError` if others may enter it, `OSError`.
+    """
+    if not os.path.lexists(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+        return
+    if not directory.is_dir():
+        raise PrivateFileError(f"{directory} is not a directory; choose another one with --dir")
+    if stat.S_IMODE(directory.stat().st_mode) & 0o077 == 0:
+        return
+    if any(directory.iterdir()):
+        raise PrivateFileError(
+            f"other users may enter {directory}, and it holds {holds}. "
+            f"Run: chmod 700 {directory}   or choose another directory with --dir"
+        )
+    directory.chmod(0o700)
 
 
 class TokenInUse:

@@ -18,7 +18,8 @@ from raftflow.cli.terminal.streams import OutputError, abandon, flush, prepare
 _COMMANDS = {
     "demo": ("local_commands.demo", "The main job: a workflow whose leader is killed, with a verdict."),
     "cluster": ("cluster_commands.cluster", "A local cluster of processes, and any cluster's status."),
-    "config": ("local_commands.config", "The configuration files of a real cluster: init, join."),
+    "config": ("local_commands.provision.config", "The configuration files of a real cluster: init, join."),
+    "cert": ("local_commands.provision.cert", "Certificates of a cluster: init, issue, renew, list, revoke."),
     "member": ("cluster_commands.member", "The replicas of a cluster: list, add, remove, transfer."),
     "coordinator": ("local_commands.coordinator", "Run one replica, or restore one from a snapshot."),
     "agent": ("cluster_commands.agent", "Run an agent; list, drain and resume agents."),

@@ -37,7 +37,8 @@ from raftflow.local.processes import ProcessRecord
 from raftflow.local.replica_files import free_ports, reason_of_end, replica_head, replica_toml
 from raftflow.local.restoring import id_for, restore_replicas
 from raftflow.private_files import PrivateFileError, read_token
-from raftflow.provision.files import CLIENT, client_settings, write_private
+from raftflow.private_files import write_private
+from raftflow.provision.files import CLIENT, client_settings
 
 NODES_MAX = 9
 AGENTS_MAX = 64

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import stat
 import tomllib
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -19,6 +18,7 @@ from raftflow.coordinator.config.addresses import parse_address
 from raftflow.coordinator.config.loading import load_config
 from raftflow.coordinator.config.replica_config import Tls
 from raftflow.domain.values.ids import name_problem
+from raftflow.private_files import PrivateFileError, make_private_folder, write_private
 from raftflow.provision.hosts import Host, ProvisionError
 from raftflow.provision.reference import help_comments
 
@@ -30,7 +30,6 @@ _JOIN: Final = """\
 # This replica starts on an empty disk and joins a cluster. Later starts ignore this line.
 join = true
 """
-_FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
 
@@ -148,7 +147,7 @@ def write(plan: ClusterPlan, directory: Path, *, force: bool = False) -> list[st
     """
     files = render(plan)
     try:
-        _make_private(directory)
+        make_private_folder(directory, "the secret and the token")
         found = [name for name in (*files, SECRET, TOKEN, CLIENT) if os.path.lexists(directory / name)]
         if found and not force:
             raise ProvisionError(
@@ -162,43 +161,15 @@ def write(plan: ClusterPlan, directory: Path, *, force: bool = False) -> list[st
         files |= private | {CLIENT: client_settings(plan.peers, token)}
         for name, content in files.items():
             write_private(directory / name, content)
+    except PrivateFileError as error:
+        raise ProvisionError(str(error)) from error
     except OSError as error:
         raise ProvisionError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
     return [*(name for name in files if name not in private), SECRET, TOKEN]
 
 
-def write_private(path: Path, content: str) -> None:
-    """Put a whole file that its owner alone may read in its place, or leave what was there. Raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _template(name: str) -> Template:
     return Template(resources.files(__package__).joinpath("templates", name).read_text(encoding="ascii"))
-
-
-def _make_private(directory: Path) -> None:
-    """Make the directory, or check that nobody else may enter it; an empty one is closed to others."""
-    if not os.path.lexists(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=_FOLDER_MODE)
-        return
-    if not directory.is_dir():
-        raise ProvisionError(f"{directory} is not a directory; choose another one with --dir")
-    if stat.S_IMODE(directory.stat().st_mode) & 0o077 == 0:
-        return
-    if any(directory.iterdir()):
-        raise ProvisionError(
-            f"other users may enter {directory}, and it will contain the secret and the token. "
-            f"Run: chmod 700 {directory}   or choose another directory with --dir"
-        )
-    directory.chmod(_FOLDER_MODE)
 
 
 def _kept(path: Path) -> str:

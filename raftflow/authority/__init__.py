@@ -1,0 +1,1 @@
+"""An authority for the certificates of one cluster, in a private folder."""

@@ -1,0 +1,1 @@
+"""Commands that write the files of a cluster: its configuration and its certificates."""

@@ -105,10 +105,10 @@ class CertificateReloader:
             else:
                 _log.info("read again: %s", names)
 
-    async def watch(self) -> None:
-        """Read files again when they have changed, until it is cancelled."""
+    async def watch(self, every_s: float = LOOK_EVERY_S) -> None:
+        """Read files again when they have changed, until it is cancelled. It looks every `every_s` seconds."""
         while self._loaded:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(every_s)
             self.reload(changed_only=True)
 
 

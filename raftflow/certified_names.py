@@ -1,13 +1,13 @@
 """Who a certificate belongs to: a role and a name, as a URI among its alternative names.
 
-`raftflow://agent/a1` is the agent a1, `raftflow://replica/n1` the replica n1, and `raftflow://submit/alice` a client with
-the role `submit`. A certificate of raftflow has one such URI. Certificates that others made need none: then they
+`raftflow://agent/a1` is the agent a1, `raftflow://replica/n1` the replica n1, and `raftflow://submit/alice` a client
+with the role `submit`. A certificate of raftflow has one such URI. Certificates that others made need none: then they
 belong to nobody that raftflow knows by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from raftflow.domain.values.ids import name_problem
@@ -48,8 +48,8 @@ def read_uri(uri: str) -> CertifiedName:
 def owner_of(certificate: Mapping[str, Any]) -> CertifiedName | None:
     """Return whose certificate it is, None if it has no name of raftflow.
 
-    `certificate` is what `ssl` returns of a verified peer. Raises `CertifiedNameError` if it has several names, or one that
-    cannot be used.
+    `certificate` is what `ssl` returns of a verified peer. Raises `CertifiedNameError` if it has several names, or
+    one that cannot be used.
     """
     found = [value for kind, value in _alternative_names(certificate) if kind == "URI" and value.startswith(_SCHEME)]
     if not found:
@@ -59,11 +59,11 @@ def owner_of(certificate: Mapping[str, Any]) -> CertifiedName | None:
     return read_uri(found[0])
 
 
-def is_replica(certificate: Mapping[str, Any], name: str, host: str) -> bool:
-    """Tell whether a verified certificate may stand for the replica `name` at the address `host`.
+def is_replica(certificate: Mapping[str, Any], name: str, hosts: Collection[str]) -> bool:
+    """Tell whether a verified certificate may stand for the replica `name`, which is reached at some hosts.
 
-    One with a name of raftflow must have that of this replica. One that others made must have the name of the replica or
-    the host of its address, as its common name or among its alternative names.
+    One with a name of raftflow must have that of this replica. One that others made must have the name of the replica
+    or one of the hosts, as its common name or among its alternative names.
     """
     try:
         owner = owner_of(certificate)
@@ -71,7 +71,7 @@ def is_replica(certificate: Mapping[str, Any], name: str, host: str) -> bool:
         return False
     if owner is not None:
         return owner == CertifiedName(REPLICA, name)
-    return any(value in {name, host} for value in _plain_names(certificate))
+    return any(value == name or value in hosts for value in _plain_names(certificate))
 
 
 def serial_of(certificate: Mapping[str, Any]) -> int:
@@ -80,7 +80,8 @@ def serial_of(certificate: Mapping[str, Any]) -> int:
 
 
 def _alternative_names(certificate: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    return certificate.get("subjectAltName", ())  # type: ignore[no-any-return] - pairs, as `ssl` says
+    names: Iterable[tuple[str, str]] = certificate.get("subjectAltName", ())
+    return names
 
 
 def _plain_names(certificate: Mapping[str, Any]) -> Iterable[str]:

@@ -9,6 +9,8 @@ speaks no other protocol.
 from __future__ import annotations
 
 import asyncio
+import ssl
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from raftflow.api.admission.load_shedder import LoadShedder
     from raftflow.api.fast_path import FastPath, RawRequest
-    from raftflow.api.http.identity import ClientIdentity
+    from raftflow.api.http.identity import ClientIdentity, Identities
 
 HEADER_TIMEOUT_S = 15.0
 """A connection is closed if its first request has not begun by then."""
@@ -57,9 +59,18 @@ class ApiConnection(ObservedHandler):
     """A connection with timeouts for silence, which answers polls and small submissions on the fast path."""
 
     def __init__(
-        self, *arguments: Any, shedder: LoadShedder, fast_path: FastPath | None = None, **options: Any
+        self,
+        *arguments: Any,
+        shedder: LoadShedder,
+        fast_path: FastPath | None = None,
+        identities: Identities | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
+        self.certified: ClientIdentity | None = None
+        """Who the certificate of the client belongs to, if it has shown one."""
+        self._identities = identities
+        self._certificate_timer: asyncio.TimerHandle | None = None
         self.identity: ClientIdentity | None = None
         """Who sent the last request that was let in."""
         self.on_resume: Callable[[], None] | None = None
@@ -95,6 +106,11 @@ class ApiConnection(ObservedHandler):
         super().connection_made(transport)
         abort = cast("asyncio.Transport", transport).abort
         self._first_timer = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, abort)
+        certificate = transport.get_extra_info("peercert")
+        if certificate and self._identities is not None:
+            self.certified = self._identities.of_certificate(certificate)
+            left_s = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+            self._certificate_timer = asyncio.get_running_loop().call_later(max(0.0, left_s), abort)
 
     def ingest(self, data: bytes) -> bytes:
         """Take as much of what has arrived as fits into one step. Returns the rest."""
@@ -147,7 +163,7 @@ class ApiConnection(ObservedHandler):
     def _read_request(self, data: bytes) -> RawRequest | None:
         if self._fast_path is None or not (self._fresh or self.is_waiting_for_message()):
             return None
-        return self._fast_path.read(data)
+        return self._fast_path.read(data, self.certified)
 
     def _expects_message(self) -> bool:
         return self._fresh or self.is_waiting_for_message()
@@ -320,7 +336,7 @@ class ApiConnection(ObservedHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the timers. A request under way ends by itself: the replica still uses what it brought."""
-        for timer in (self._first_timer, self._body_timer):
+        for timer in (self._first_timer, self._body_timer, self._certificate_timer):
             if timer is not None:
                 timer.cancel()
         self._first_timer = self._body_timer = None

@@ -127,14 +127,14 @@ class FastPath:
         """Polls that wait for a leader."""
         self._answer_headers = AnswerHeaders(replica)
 
-    def read(self, data: bytes) -> RawRequest | None:
+    def read(self, data: bytes, certified: ClientIdentity | None = None) -> RawRequest | None:
         """Return the request whose whole head `data` begins with, None if it is not one for the fast path.
 
         A poll's body may come later. A submission that has not arrived as a whole goes to the framework, which
-        answers if the rest never comes.
+        answers if the rest never comes. `certified` is who the connection's certificate belongs to, if to anybody.
         """
         if data.startswith(_LEADER_PREFIX):
-            return self._read_leader(data)
+            return self._read_leader(data, certified)
         if not data.startswith(_PREFIX) or not self._replica.leader.leading:
             return None
         end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
@@ -149,7 +149,7 @@ class FastPath:
         if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION):
             return None
         operation = (POLL if match[2] else SEND_CALLS) if agent else SUBMIT_WORKFLOW
-        identity = self._access.identify(headers, operation.access, agent.decode())
+        identity = self._access.identify(headers, operation.access, agent.decode(), certified)
         if identity is None:
             return None
         length, key = headers.get(b"content-length", b""), headers.get(_KEY)
@@ -175,7 +175,7 @@ class FastPath:
             identity=identity,
         )
 
-    def _read_leader(self, data: bytes) -> RawRequest | None:
+    def _read_leader(self, data: bytes, certified: ClientIdentity | None) -> RawRequest | None:
         """Return the request that asks who leads. Agents keep one at a replica that does not lead."""
         end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
         head = data[: max(end, 0)]
@@ -186,7 +186,7 @@ class FastPath:
         if headers is None or not headers.keys() <= _PLAIN or headers.get(b"content-length", b"0") != b"0":
             return None
         wait_s = int(match[2]) / 1000
-        identity = self._access.identify(headers, SHOW_LEADER.access)
+        identity = self._access.identify(headers, SHOW_LEADER.access, certified=certified)
         if wait_s > HOLD_MAX_S or identity is None:
             return None
         size = end + len(_HEAD_END)

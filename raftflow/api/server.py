@@ -31,7 +31,7 @@ from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.hosts import Hosts
 from raftflow.api.http.identity import Identities
 from raftflow.api.http.parse_errors import LINE_BYTES_MAX
-from raftflow.api.http.tls import forward_context, reload_forward, tls_context
+from raftflow.api.http.tls import forward_context, reload_forward, revoked_certificates, tls_context
 from raftflow.certificates import CertificateReloader
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.clock import SystemClock
@@ -71,6 +71,8 @@ LOG_PERIOD_S = 10.0
 
 TOKEN_CHECK_S = 0.25
 """How often it is checked whose tokens have ended."""
+CERTIFICATE_LOOK_S = 0.5
+"""How often it is looked whether files of certificates have changed, the list of revoked ones among them."""
 _REQUESTS_SHARE = 0.6
 """The part of a graceful stop that requests may take."""
 
@@ -132,15 +134,19 @@ class HttpServer:
         config = self._config = replica.config
         shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
         shedder, figures = LoadShedder(), RequestCounts(syncs)
-        self._identities = Identities(config.tokens, replica.machine, replica.clock.now_ms)
-        access = AccessControl(self._identities, Hosts(config, lambda: self.port, replica.cluster.peer_urls))
         proof = ForwardingProof(lambda: replica.secrets)
+        revoked = revoked_certificates(config)
+        self._identities = Identities(config.tokens, replica.machine, replica.clock.now_ms, revoked)
+        hosts = Hosts(config, lambda: self.port, replica.cluster.peer_urls)
+        access = AccessControl(self._identities, hosts, proof.is_of_a_replica)
         self.fast_path = FastPath(replica, shedder, access, figures)
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
         forwarded = forward_context(config)
         if certificates is not None:
             self._look_after(certificates, forwarded)
+            if revoked is not None and revoked.paths:
+                certificates.add(revoked.paths, revoked.load)
         forwarder = Forwarder(replica.news, proof, forwarded, shares.forward)
         replica.bundles.peers = ApiBundlePeers(
             forwarder.ensure_session, proof, self._identities.first_token, config.name
@@ -171,7 +177,8 @@ class HttpServer:
             self.listener.tls = tls_context(config)
 
         if tls.api_cert is not None and tls.api_key is not None:
-            certificates.add((tls.api_cert, tls.api_key), load)
+            authorities = () if tls.api_client_ca is None else (tls.api_client_ca,)
+            certificates.add((tls.api_cert, tls.api_key, *authorities), load)
         if (file := config.private_file("replica.token_file")) is not None:
             certificates.add((file,), lambda: self._identities.use_tokens(tokens_in(file)))
         if forwarded is not None and tls.api_ca is not None:
@@ -198,7 +205,7 @@ class HttpServer:
         if self._identities.have_changed():
             ended = self.admission.end_invalid(self._identities.is_valid)
             if ended:
-                _log.info("closed %d connections whose tokens are not valid any more", ended)
+                _log.info("closed %d connections whose tokens or certificates are not valid any more", ended)
         self._token_timer = asyncio.get_running_loop().call_later(TOKEN_CHECK_S, self._end_invalid)
 
     def _connection(self) -> ApiConnection:
@@ -207,6 +214,7 @@ class HttpServer:
             loop=asyncio.get_running_loop(),
             shedder=self.admission.shedder,
             fast_path=self.fast_path,
+            identities=self._identities,
             **self._connection_options,
         )
 
@@ -252,11 +260,11 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
         config.member.url,
         config.data_dir,
     )
-    if config.insecure and config.token is None and not config.bind.is_loopback:
+    if config.insecure and config.token is None and config.tls.api_client_ca is None and not config.bind.is_loopback:
         _log.warning("--insecure: everybody who reaches %s can run commands on every agent", config.member.url)
     saver = SnapshotService(config, replica.snapshots, partial(digests_of, replica.machine), SystemClock().now_ms)
     saver.start()
-    watching = loop.create_task(certificates.watch())
+    watching = loop.create_task(certificates.watch(CERTIFICATE_LOOK_S))
     code = await _run_until_stopped(replica, stop)
     watching.cancel()
     await saver.stop()

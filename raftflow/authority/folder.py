@@ -114,12 +114,12 @@ class AuthorityFolder:
     def rotate(self, valid: timedelta = AUTHORITY_VALID) -> None:
         """Make a new authority beside the old one. From now on it signs, and both are trusted.
 
-        What it signs is trusted by those who know the old one alone, too: each file has the certificate that leads there.
+        Those who know the old one alone trust what it signs, too: each file has the certificate that leads there.
         """
         with self._opened() as (old, others):
             if others:
                 raise AuthorityError(
-                    f"a rotation is under way in {self.path}: renew all certificates, hand out ca.pem, then give --finish"
+                    f"a rotation is under way in {self.path}: renew all certificates, hand out ca.pem, then --finish"
                 )
             now = now_utc()
             new = signing.new_authority("raftflow authority", now, valid)
@@ -129,7 +129,7 @@ class AuthorityFolder:
             self._write_revoked(new, self._read_index())
 
     def finish(self) -> None:
-        """Trust the old authority no more. Refused while the newest certificate of an owner is one of the old authority."""
+        """Trust the old authority no more. Refused while it has signed the newest certificate of an owner."""
         with self._opened() as (authority, others):
             if not others:
                 raise AuthorityError(f"no rotation is under way in {self.path}")
@@ -152,12 +152,12 @@ class AuthorityFolder:
             index = self._read_index()
             if any(entry.name == owner.name and entry.is_valid(now_utc()) for entry in index):
                 raise AuthorityError(
-                    f"{owner.name} has a certificate already. Run: raftflow cert renew {owner.name}; or revoke it first"
+                    f"{owner.name} has a certificate. Run: raftflow cert renew {owner.name}; or revoke it first"
                 )
             self._sign(authority, index, owner, hosts, valid)
 
     def renew(self, names: tuple[str, ...] = (), valid: timedelta | None = None) -> list[str]:
-        """Issue new certificates, with new keys, to some owners, or to all that have a valid one. Returns their names.
+        """Issue new certificates, with new keys, to some owners, or to all with a valid one. Returns their names.
 
         The old ones stay valid until they end, so that machines can be changed one after the other.
         """

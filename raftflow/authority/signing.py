@@ -50,12 +50,10 @@ def cross_certificate(new: Authority, old: Authority, now: datetime) -> x509.Cer
     """Return the certificate by which those who know the old authority alone trust the new one."""
     valid = old.certificate.not_valid_after_utc - now
     subject, issuer = new.certificate.subject, old.certificate.subject
-    return _sign_authority(
-        new.key.public_key(), subject, x509.random_serial_number(), now, valid, issuer, old.key
-    )
+    return _sign_authority(new.key.public_key(), subject, x509.random_serial_number(), now, valid, issuer, old.key)
 
 
-def sign(
+def sign(  # noqa: PLR0917 - all of them are in the certificate
     authority: Authority,
     key: ec.EllipticCurvePublicKey,
     owner: CertifiedName,
@@ -122,7 +120,7 @@ def read_authority(key: bytes, certificates: bytes) -> tuple[Authority, list[x50
     """Return the authority whose key it is, and the other certificates. Raises `ValueError`."""
     private = serialization.load_pem_private_key(key, None)
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise ValueError("the key is not on an elliptic curve")  # noqa: TRY004 - of what is in a file
+        raise ValueError("the key is not on an elliptic curve")
     known = x509.load_pem_x509_certificates(certificates)
     mine = [each for each in known if each.public_key() == private.public_key()]
     if not mine:

@@ -19,6 +19,8 @@ from raftflow.replication.members.births import IntroducedPeers
 from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.net import tls
 from raftflow.replication.net.links import StreamLinks
+from raftflow.replication.net.peer_certificates import PeerCertificates
+from raftflow.revoked_certificates import RevokedCertificates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,13 +127,17 @@ def _links(
     certificates: CertificateReloader,
 ) -> StreamLinks:
     files = config.tls
-    server = client = paths = None
+    server = client = paths = revoked = None
     if files.peer_cert is not None and files.peer_key is not None and files.peer_ca is not None:
         paths = files.peer_cert, files.peer_key, files.peer_ca
         try:
             server, client = tls.contexts(*paths)
         except tls.TLSConfigError as error:
             raise ConfigError(f"[tls] peer_cert, peer_key, peer_ca: {error}") from error
+        try:
+            revoked = RevokedCertificates(files.crl, (files.peer_ca, files.api_client_ca))
+        except ValueError as error:
+            raise ConfigError(f"tls.crl: {error}") from error
     links = StreamLinks(
         name=config.name,
         cluster_id=config.cluster_id,
@@ -147,7 +153,15 @@ def _links(
         tls_client=client,
         introducer=introducer,
         on_shut_out=on_shut_out,
+        certificates=PeerCertificates(revoked),
     )
     if paths is not None:
         certificates.add(paths, lambda: links.use_tls(*tls.contexts(*paths)))
+    if revoked is not None and revoked.paths:
+
+        def read_again() -> None:
+            revoked.load()
+            links.check_certificates()
+
+        certificates.add(revoked.paths, read_again)
     return links

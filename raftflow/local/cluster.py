@@ -36,8 +36,7 @@ from raftflow.local.cluster_file import (
 from raftflow.local.processes import ProcessRecord
 from raftflow.local.replica_files import free_ports, reason_of_end, replica_head, replica_toml
 from raftflow.local.restoring import id_for, restore_replicas
-from raftflow.private_files import PrivateFileError, read_token
-from raftflow.private_files import write_private
+from raftflow.private_files import PrivateFileError, read_token, write_private
 from raftflow.provision.files import CLIENT, client_settings
 
 NODES_MAX = 9

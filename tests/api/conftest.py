@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ import msgspec
 import pytest
 
 from raftflow.api.server import HttpServer
+from raftflow.certificates import CertificateReloader
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.config.addresses import Address
-from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig, Timing
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig, Timing, Tls
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.features import LEVEL
 from raftflow.replication.memory import MemoryLog
@@ -67,19 +69,21 @@ class Served:
 
     until = staticmethod(until)
 
-    def __init__(
-        self, config: CoordinatorConfig, make: Callable[[CoordinatorConfig, RealFileSystem], Replica]
-    ) -> None:
+    def __init__(self, config: CoordinatorConfig, make: Callable[..., Replica]) -> None:
         self.config = config
         self.fs = RealFileSystem()
-        self.replica = make(config, self.fs)
-        self.server = HttpServer(self.replica)
+        self.certificates = CertificateReloader()
+        self.replica = make(config, self.fs, self.certificates)
+        self.server = HttpServer(self.replica, certificates=self.certificates)
+        self.ssl: ssl.SSLContext | bool = True
+        """How its client trusts it, and the certificate that the client shows."""
         self.session: aiohttp.ClientSession | None = None
         self.stopped = False
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}"
+        scheme = "http" if self.config.tls.api_cert is None else "https"
+        return f"{scheme}://127.0.0.1:{self.server.port}"
 
     async def start(self) -> None:
         await self.replica.start()
@@ -110,6 +114,7 @@ class Served:
         headers: dict[str, str] | None = None,
         raw: bytes | None = None,
         redirects: bool = False,
+        ssl: ssl.SSLContext | None = None,
     ) -> Answered:
         sent = dict(headers or {})
         data = raw
@@ -119,7 +124,7 @@ class Served:
             sent.setdefault("Content-Type", "application/json")
         assert self.session is not None
         async with self.session.request(
-            method, self.url + path, data=data, headers=sent, allow_redirects=redirects
+            method, self.url + path, data=data, headers=sent, allow_redirects=redirects, ssl=ssl or self.ssl
         ) as response:
             return Answered(response, await response.read())
 
@@ -159,10 +164,12 @@ def config_of(
     timing: Timing | None = None,
     limits: Limits | None = None,
     log_store: str = "",
+    tls: Tls | None = None,
 ) -> CoordinatorConfig:
     ports = ports or [0, 1] * len(names)
+    scheme = "http" if tls is None else "https"
     members = tuple(
-        MemberConfig(n, Address("127.0.0.1", ports[2 * i]), f"http://127.0.0.1:{ports[2 * i + 1]}")
+        MemberConfig(n, Address("127.0.0.1", ports[2 * i]), f"{scheme}://127.0.0.1:{ports[2 * i + 1]}")
         for i, n in enumerate(names)
     )
     place = names.index(name)
@@ -178,16 +185,20 @@ def config_of(
         timing=timing or Timing(lease_ms=5_000, poll_wait_ms=1_000),
         limits=limits or Limits(),
         log_store=log_store,
+        tls=tls or Tls(),
     )
 
 
-def in_memory(config: CoordinatorConfig, fs: RealFileSystem, level: int = LEVEL) -> Replica:
+def in_memory(
+    config: CoordinatorConfig, fs: RealFileSystem, certificates: CertificateReloader, level: int = LEVEL
+) -> Replica:
+    del certificates
     fs.make_dir(config.data_dir / "audit")
     return Replica(config, lambda machine, _audit: MemoryLog(machine, name=config.name), fs, level=level)
 
 
-def on_disk(config: CoordinatorConfig, fs: RealFileSystem) -> Replica:
-    return build_replica(config, fs)
+def on_disk(config: CoordinatorConfig, fs: RealFileSystem, certificates: CertificateReloader) -> Replica:
+    return build_replica(config, fs, certificates=certificates)
 
 
 @pytest.fixture
@@ -216,11 +227,27 @@ async def one(serve: Callable[..., Any]) -> Served:
 class Trio:
     """Three real replicas in this process."""
 
-    def __init__(self, directory: Path, timing: Timing, token: str | None, limits: Limits) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        timing: Timing,
+        token: str | None,
+        limits: Limits,
+        tls: Callable[[str], Tls] | None = None,
+    ) -> None:
         names = ("n1", "n2", "n3")
         ports = free_ports(6)
         self.configs = {
-            name: config_of(directory, names=names, name=name, ports=ports, timing=timing, token=token, limits=limits)
+            name: config_of(
+                directory,
+                names=names,
+                name=name,
+                ports=ports,
+                timing=timing,
+                token=token,
+                limits=limits,
+                tls=None if tls is None else tls(name),
+            )
             for name in names
         }
         self.live: dict[str, Served] = {}
@@ -255,9 +282,15 @@ async def trio(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start a cluster of three."""
     clusters: list[Trio] = []
 
-    async def start(*, token: str | None = None, limits: Limits | None = None, **timing: int) -> Trio:
+    async def start(
+        *,
+        token: str | None = None,
+        limits: Limits | None = None,
+        tls: Callable[[str], Tls] | None = None,
+        **timing: int,
+    ) -> Trio:
         chosen = Timing(**{"lease_ms": 5_000, "poll_wait_ms": 1_000, **timing})
-        cluster = Trio(tmp_path, chosen, token, limits or Limits())
+        cluster = Trio(tmp_path, chosen, token, limits or Limits(), tls)
         clusters.append(cluster)
         await cluster.start()
         return cluster

@@ -9,11 +9,13 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from raftflow.certified_names import REPLICA, CertifiedName
 from raftflow.coordinator.bundles.replication import BundlePeerError
 from raftflow.domain.contract.operations.bundles import KEEP_BUNDLE, READ_BUNDLE
 from raftflow.domain.contract.problem_kinds import BEHIND
 from raftflow.domain.contract.views import (
     HEADER_FORWARDED,
+    HEADER_FORWARDED_IDENTITY,
     HEADER_FORWARDED_PROOF,
     HEADER_REQUEST_ID,
     PROBLEM_TYPE_PREFIX,
@@ -91,11 +93,14 @@ class ApiBundlePeers:
 
     async def _ask(self, method: str, url: str, target: str, body: bytes | None = None) -> bytes:
         request_id = secrets.token_hex(8)
+        identity = CertifiedName(REPLICA, self._name).uri if self._token is None else ""
         headers = {
             HEADER_REQUEST_ID: request_id,
             HEADER_FORWARDED: self._name,
-            HEADER_FORWARDED_PROOF: self._proof.make(self._name, method, target, request_id),
+            HEADER_FORWARDED_PROOF: self._proof.make(self._name, method, target, request_id, identity),
         }
+        if identity:
+            headers[HEADER_FORWARDED_IDENTITY] = identity
         if body is not None:
             headers["Content-Type"] = KEEP_BUNDLE.body_media_type
         token = self._token()

@@ -20,6 +20,7 @@ from raftflow.api.http.problems import ProblemError, outcome_unknown
 from raftflow.domain.contract.views import (
     HEADER_CLOCK,
     HEADER_FORWARDED,
+    HEADER_FORWARDED_IDENTITY,
     HEADER_FORWARDED_PROOF,
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,
@@ -114,7 +115,10 @@ class Forwarder:
         headers[HEADER_FORWARDED] = client = request.remote or UNKNOWN_CLIENT
         headers[HEADER_REQUEST_ID] = request_id
         target = request.rel_url.raw_path_qs
-        headers[HEADER_FORWARDED_PROOF] = self._proof.make(client, method, target, request_id)
+        identity = forwarded_identity(request)
+        if identity:
+            headers[HEADER_FORWARDED_IDENTITY] = identity
+        headers[HEADER_FORWARDED_PROOF] = self._proof.make(client, method, target, request_id, identity)
         url = URL(leader_url + target, encoded=True)
         replaced = False
         repeatable = method == "GET" or HEADER_IDEMPOTENCY_KEY in headers
@@ -156,6 +160,12 @@ class Forwarder:
                 response.headers[name] = answer.headers[name]
         response.headers[HEADER_LEADER_URL] = leader_url.rstrip("/")
         return response
+
+
+def forwarded_identity(request: web.Request) -> str:
+    """Return whose certificate the client of a request has shown, empty if none, or if it sends a token."""
+    certified = getattr(request.protocol, "certified", None)
+    return "" if certified is None or "Authorization" in request.headers else certified.forwarded
 
 
 async def _read_answer(answer: aiohttp.ClientResponse) -> bytes:

@@ -2,7 +2,8 @@
 
 A forwarded request names the client that it came from, and clients take turns by that name. A client could name as
 many others as it likes, so only the name that a replica proves counts. The proof covers the name, the request line,
-the request's id and the time. It is invalid for another request, and after a short time.
+the request's id, whose certificate the client has shown, and the time. It is invalid for another request, and after a
+short time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from raftflow.domain.contract.views import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
+from raftflow.domain.contract.views import (
+    HEADER_FORWARDED,
+    HEADER_FORWARDED_IDENTITY,
+    HEADER_FORWARDED_PROOF,
+    HEADER_REQUEST_ID,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +44,7 @@ class ForwardingProof:
         self._known: tuple[bytes, ...] = ()
         self._keys: list[bytes] = []
 
-    def make(self, client: str, method: str, target: str, request_id: str) -> str:
+    def make(self, client: str, method: str, target: str, request_id: str, identity: str = "") -> str:
         """Return the proof that is sent with a request.
 
         Args:
@@ -46,9 +52,10 @@ class ForwardingProof:
             method: of the request.
             target: path and query, as they are sent.
             request_id: as it is sent.
+            identity: whose certificate the client has shown, as it is sent.
         """
         now = str(int(time.time()))
-        return f"{now}.{_mac(self._current_keys()[0], now, client, method, target, request_id)}"
+        return f"{now}.{_mac(self._current_keys()[0], now, client, method, target, request_id, identity)}"
 
     def client_of(self, request: web.Request) -> str:
         """Return the address of the client. For a forwarded request that is the one that the other replica proves."""
@@ -63,16 +70,19 @@ class ForwardingProof:
         proof = request.headers.get(HEADER_FORWARDED_PROOF, "")
         request_id = request.headers.get(HEADER_REQUEST_ID, "")
         target = request.rel_url.raw_path_qs
-        return self.is_valid(proof, named, request.method, target, request_id)
+        identity = request.headers.get(HEADER_FORWARDED_IDENTITY, "")
+        return self.is_valid(proof, named, request.method, target, request_id, identity)
 
-    def is_valid(self, proof: str, client: str, method: str, target: str, request_id: str) -> bool:
+    def is_valid(  # noqa: PLR0917 - all that is proven
+        self, proof: str, client: str, method: str, target: str, request_id: str, identity: str = ""
+    ) -> bool:
         """Tell whether a replica of this cluster made this proof for this request, within `FRESH_S`."""
         made, dot, mac = proof.partition(".")
         if not dot or len(proof) > _VALUE_CHARS_MAX or not (proof.isascii() and made.isdigit()):
             return False
         if abs(time.time() - int(made)) > FRESH_S:
             return False
-        fields = (made, client, method, target, request_id)
+        fields = (made, client, method, target, request_id, identity)
         return any(hmac.compare_digest(mac, _mac(key, *fields)) for key in self._current_keys())
 
     def _current_keys(self) -> list[bytes]:

@@ -19,8 +19,11 @@ from raftflow.api.http.problems import ProblemError
 from raftflow.domain.contract.identities.grants import roles_for
 from raftflow.domain.contract.operation import Access, Operation
 from raftflow.domain.contract.operations import OPERATIONS
+from raftflow.domain.contract.views import HEADER_FORWARDED_IDENTITY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
     from raftflow.api.http.identity import ClientIdentity, Identities
@@ -32,26 +35,35 @@ class AccessControl:
     """Checks the requests to one replica.
 
     Args:
-        identities: tells who a token belongs to.
+        identities: tells who a token or a certificate belongs to.
         hosts: the values of `Host` that the replica accepts.
+        is_of_a_replica: tells whether a replica of this cluster sent a request.
     """
 
-    def __init__(self, identities: Identities, hosts: Hosts) -> None:
+    def __init__(self, identities: Identities, hosts: Hosts, is_of_a_replica: Callable[[web.Request], bool]) -> None:
         self.identities = identities
         self._hosts = hosts
+        self._is_of_a_replica = is_of_a_replica
 
-    def identify(self, headers: dict[bytes, bytes], access: Access, agent: str = "") -> ClientIdentity | None:
+    def identify(
+        self,
+        headers: dict[bytes, bytes],
+        access: Access,
+        agent: str = "",
+        certified: ClientIdentity | None = None,
+    ) -> ClientIdentity | None:
         """Return who sends a request without `Origin`, if it is plainly allowed; else None.
 
         Args:
             headers: of the request, with names in lower case.
             access: what the operation needs.
             agent: the agent that it is sent for, if any.
+            certified: who the certificate of the connection belongs to, if to anybody.
         """
         host = headers.get(b"host")
         if host is None or not self._hosts.is_known(host):
             return None
-        identity = self.identities.identify(headers.get(b"authorization", b""))
+        identity = self.identities.identify(headers.get(b"authorization", b""), certified)
         if identity is None or not identity.is_authorized(access) or not identity.can_be(agent):
             return None
         return identity
@@ -85,8 +97,19 @@ class AccessControl:
         return identity
 
     def sender_of(self, request: web.Request) -> ClientIdentity | None:
-        """Return who sends a request, None if its token is not valid. Others learn nothing of the cluster."""
-        return self.identities.identify(request.headers.get("Authorization", "").encode("utf-8", "surrogateescape"))
+        """Return who sends a request, None if neither its token nor its certificate is valid.
+
+        Others learn nothing of the cluster.
+        """
+        authorization = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        return self.identities.identify(authorization, None if authorization else self._certified(request))
+
+    def _certified(self, request: web.Request) -> ClientIdentity | None:
+        """Return who the certificate of a request belongs to; of a forwarded one, as the other replica proves."""
+        forwarded = request.headers.get(HEADER_FORWARDED_IDENTITY)
+        if forwarded is not None and self._is_of_a_replica(request):
+            return self.identities.of_replica(forwarded)
+        return getattr(request.protocol, "certified", None)
 
     def may_be_new(self, request: web.Request) -> bool:
         """Tell whether the token of a request looks like one that this replica may not know yet."""
@@ -116,7 +139,7 @@ def _require_right(request: web.Request, operation: Operation[Any], identity: Cl
         roles = " or ".join(roles_for(operation.access)) or "that of a replica"
         raise ProblemError(
             problems.FORBIDDEN,
-            f"token {identity.name!r} has the role {identity.role}; this needs {roles}",
+            f"{identity.shown} {identity.name!r} has the role {identity.role}; this needs {roles}",
         )
     if operation.access is Access.AGENT and "id" in request.match_info:
         identity.require_agent(request.match_info["id"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
+from raftflow.certified_names import REPLICA, CertifiedNameError, owner_of, read_uri, serial_of
 from raftflow.domain.contract.identities.grants import ALL, is_granted
 from raftflow.domain.values.roles import fits_agent
 from raftflow.machine.read.identities import tokens
@@ -15,8 +16,10 @@ from raftflow.machine.read.identities import tokens
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from raftflow.certified_names import CertifiedName
     from raftflow.domain.contract.operation import Access
     from raftflow.machine.machine import Machine
+    from raftflow.revoked_certificates import RevokedCertificates
 
 TOKEN_PREFIX: Final = b"rft-"
 """Begins every token that the cluster makes."""
@@ -33,11 +36,23 @@ class ClientIdentity(NamedTuple):
     """If there are any, it may claim these labels of an agent and no others."""
     digest: bytes = b""
     """Of its secret; empty if none is needed."""
+    serial: int = 0
+    """Of its certificate, if it has shown one in the place of a token."""
 
     @property
     def actor(self) -> str:
         """How the audit names it."""
         return f"client:{self.name}"
+
+    @property
+    def shown(self) -> str:
+        """What shows who it is."""
+        return "certificate" if self.serial else "token"
+
+    @property
+    def forwarded(self) -> str:
+        """How a replica names it to another one, if it has shown a certificate; else empty."""
+        return f"{self.serial:x} raftflow://{self.role}/{self.name}" if self.serial else ""
 
     def is_authorized(self, access: Access) -> bool:
         """Tell whether it may use operations with this access."""
@@ -51,13 +66,14 @@ class ClientIdentity(NamedTuple):
         """Refuse to let it act as another agent, or claim labels that are not its own. Raises `ProblemError`."""
         if not self.can_be(agent):
             raise ProblemError(
-                problems.FORBIDDEN, f"token {self.name!r} is for agents called {self.agents}, not for {agent[:80]!r}"
+                problems.FORBIDDEN,
+                f"{self.shown} {self.name!r} is for agents called {self.agents}, not for {agent[:80]!r}",
             )
         if self.labels:
             for name, value in (labels or {}).items():
                 if self.labels.get(name) != value:
                     raise ProblemError(
-                        problems.FORBIDDEN, f"token {self.name!r} may not claim the label {name}={value[:80]}"
+                        problems.FORBIDDEN, f"{self.shown} {self.name!r} may not claim the label {name}={value[:80]}"
                     )
 
 
@@ -72,27 +88,43 @@ class Identities:
         tokens: those of the configuration, of which the first is used; if it has none, everybody is let in.
         machine: has the other tokens.
         now_ms: returns the time in ms since the epoch.
+        revoked: which certificates are revoked; None if certificates of clients do not count.
     """
 
-    def __init__(self, tokens: Sequence[str], machine: Machine, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        machine: Machine,
+        now_ms: Callable[[], int],
+        revoked: RevokedCertificates | None = None,
+    ) -> None:
         self._shared = _shared_identities(tokens)
         self._machine = machine
         self._now_ms = now_ms
-        self._version = -1
+        self._revoked = revoked
+        self._version = -1, -1
         self._end_ms: int | None = None
 
     def use_tokens(self, tokens: Sequence[str]) -> None:
         """Accept these tokens of the configuration from now on, at least one, and no others."""
         self._shared = _shared_identities(tokens)
-        self._version = -1
+        self._version = -1, -1
 
     def first_token(self) -> str | None:
         """Return the token of the configuration that is used; None if it has none."""
         return self._shared[0][0].decode() if self._shared else None
 
-    def identify(self, authorization: bytes) -> ClientIdentity | None:
-        """Return who sends the header `Authorization` with this value, None if nobody who is let in."""
-        if not self._shared:
+    def identify(self, authorization: bytes, certified: ClientIdentity | None = None) -> ClientIdentity | None:
+        """Return who sends a request, None if nobody who is let in.
+
+        Args:
+            authorization: the value of the header `Authorization`. A token says who it is; only without one does the
+                certificate.
+            certified: who the certificate of the connection, or a replica, says it is.
+        """
+        if not authorization and certified is not None:
+            return certified if self.is_valid(certified) else None
+        if not self._shared and self._revoked is None:
             return ANYBODY
         scheme, _, given = authorization.partition(b" ")
         given = given.strip()
@@ -109,6 +141,8 @@ class Identities:
 
     def is_valid(self, identity: ClientIdentity) -> bool:
         """Tell whether who was let in before would be let in now."""
+        if identity.serial:
+            return self._revoked is not None and not self._revoked.is_revoked(identity.serial)
         if not identity.digest or any(identity.digest == shared.digest for _, shared in self._shared):
             return True
         row = tokens.find_valid(self._machine, identity.digest, self._now_ms())
@@ -116,11 +150,41 @@ class Identities:
 
     def have_changed(self) -> bool:
         """Tell whether a token was changed, or has ended by itself, since the last call."""
-        now_ms, version = self._now_ms(), tokens.version(self._machine)
+        now_ms = self._now_ms()
+        version = tokens.version(self._machine), 0 if self._revoked is None else self._revoked.version
         changed = version != self._version or (self._end_ms is not None and now_ms >= self._end_ms)
         if changed:
             self._version, self._end_ms = version, tokens.next_end_ms(self._machine, now_ms)
         return changed
+
+    def of_certificate(self, certificate: Mapping[str, Any] | None) -> ClientIdentity | None:
+        """Return whose verified certificate it is, None if it is nobody's that is known by name."""
+        if not certificate or self._revoked is None:
+            return None
+        try:
+            owner = owner_of(certificate)
+        except CertifiedNameError:
+            return None
+        return None if owner is None else _certified(owner, serial_of(certificate))
+
+    def of_replica(self, forwarded: str) -> ClientIdentity | None:
+        """Return who a replica of the cluster has said sends a request (`ClientIdentity.forwarded`).
+
+        A replica that asks for itself says so without a serial number.
+        """
+        serial, _, uri = forwarded.rpartition(" ")
+        try:
+            owner = read_uri(uri)
+            number = int(serial or "0", 16)
+        except ValueError:
+            return None
+        if owner.role == REPLICA and not number:
+            return ClientIdentity(owner.name, ALL)
+        return _certified(owner, number) if number > 0 else None
+
+
+def _certified(owner: CertifiedName, serial: int) -> ClientIdentity:
+    return ClientIdentity(owner.name, owner.role, owner.name if owner.role == "agent" else "", serial=serial)
 
 
 def _shared_identities(tokens: Sequence[str]) -> list[tuple[bytes, ClientIdentity]]:

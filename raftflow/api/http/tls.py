@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.certificates import check_dates, tls_reason
 from raftflow.coordinator.config.values import ConfigError
+from raftflow.revoked_certificates import RevokedCertificates
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +22,35 @@ def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         return None
     try:
         context = _checked_context(tls.api_cert, tls.api_key)
+        if tls.api_client_ca is not None:
+            _ask_for_certificates(context, tls.api_client_ca)
     except (OSError, ssl.SSLError) as error:
         why = tls_reason(error) if isinstance(error, ssl.SSLError) else error
-        raise ConfigError(
-            f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key} cannot be used: {why}"
-        ) from error
+        files = f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key}"
+        files += f" and tls.api_client_ca {tls.api_client_ca}" if tls.api_client_ca is not None else ""
+        raise ConfigError(f"{files} cannot be used: {why}") from error
     return context
+
+
+def _ask_for_certificates(context: ssl.SSLContext, authority: Path) -> None:
+    """Have clients show a certificate of this authority, if they have one. Raises `OSError`, `ssl.SSLError`."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cafile=authority)
+    context.verify_mode = ssl.CERT_OPTIONAL
+
+
+def revoked_certificates(config: CoordinatorConfig) -> RevokedCertificates | None:
+    """Return which certificates of clients are revoked, None if certificates of clients do not count.
+
+    Raises `ConfigError`.
+    """
+    tls = config.tls
+    if tls.api_client_ca is None:
+        return None
+    try:
+        return RevokedCertificates(tls.crl, (tls.api_client_ca, tls.peer_ca))
+    except ValueError as error:
+        raise ConfigError(f"tls.crl: {error}") from error
 
 
 def _checked_context(cert: Path, key: Path) -> ssl.SSLContext:

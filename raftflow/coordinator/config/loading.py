@@ -254,10 +254,12 @@ def _build_config(given: Given, members: tuple[MemberConfig, ...], base: Path) -
         limits=Limits(**_parse_section("limits", given, base)),
         snapshot=_build_snapshot(_parse_section("snapshot", given, base)),
     )
-    if not config.bind.is_loopback and config.token is None and not config.insecure:
+    is_open = config.token is None and config.tls.api_client_ca is None
+    if is_open and not config.bind.is_loopback and not config.insecure:
         raise ConfigError(
             f"replica.bind: {config.bind.host} can be reached from other machines. A client that reaches it can "
-            f"run commands on every agent. Set a token (replica.token_file, or RAFTFLOW_TOKEN), or give --insecure."
+            "run commands on every agent. Set a token (replica.token_file, or RAFTFLOW_TOKEN) or tls.api_client_ca, "
+            "or give --insecure."
         )
     return config
 
@@ -289,6 +291,12 @@ def _build_tls(given: Given, base: Path, scheme: str) -> Tls:
         raise ConfigError("tls.api_cert and tls.api_key must be given together")
     if (tls.api_cert is not None) != (scheme == "https"):
         raise ConfigError("this replica's url must begin with https:// exactly if tls.api_cert is given")
+    if tls.api_client_ca is not None and tls.api_cert is None:
+        raise ConfigError(
+            "tls.api_client_ca needs tls.api_cert and tls.api_key: clients show certificates over TLS alone"
+        )
+    if tls.crl is not None and tls.api_client_ca is None and tls.peer_ca is None:
+        raise ConfigError("tls.crl needs tls.api_client_ca or tls.peer_ca: no certificate is looked at without them")
     peer = (tls.peer_cert, tls.peer_key, tls.peer_ca)
     if any(peer) and not all(peer):
         raise ConfigError("tls.peer_cert, tls.peer_key and tls.peer_ca must be given together")

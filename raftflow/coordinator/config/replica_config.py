@@ -119,9 +119,20 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         setting("Authority that signed the replicas' API certificates. Replicas pass requests on to each other."),
     ] = None
+    api_client_ca: Annotated[
+        Path | None,
+        setting(
+            "Authority of the certificates that agents and clients may show in the place of a token. The role and "
+            "the name in a certificate of `raftflow cert` count. With it the API speaks TLS 1.3 alone."
+        ),
+    ] = None
     peer_cert: Annotated[Path | None, setting("Certificate for the links between replicas.")] = None
     peer_key: Annotated[Path | None, setting("Private key of `peer_cert`, mode 0600.")] = None
     peer_ca: Annotated[Path | None, setting("Authority that signed the peer certificates of all replicas.")] = None
+    crl: Annotated[
+        Path | None,
+        setting("List of revoked certificates, signed by `api_client_ca` or `peer_ca`: crl.pem of `raftflow cert`."),
+    ] = None
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,8 @@ HEADER_FORWARDED = "X-Raftflow-Forwarded"
 """The address that a request came from, set by a replica that passes it on; it is never passed on again."""
 HEADER_FORWARDED_PROOF = "X-Raftflow-Forwarded-Proof"
 """Shows that a replica of the cluster has set the other one; without it that address is not believed."""
+HEADER_FORWARDED_IDENTITY = "X-Raftflow-Forwarded-Identity"
+"""Whose certificate the client has shown to the replica that passes a request on; the proof covers it."""
 PROBLEM_TYPE_PREFIX = "https://raftflow.invalid/problems/"
 """Stable names, not addresses: nothing is fetched from there."""
 

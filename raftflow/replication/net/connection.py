@@ -7,7 +7,8 @@ delivered after that. So the object itself separates the frames of an old connec
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol, cast
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import msgspec
 
@@ -23,7 +24,7 @@ from raftflow.replication.net.handshake import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _JOIN_BYTES_MAX: Final = 64 * 1024
 _OVERHEAD: Final = LENGTH.size + MAC_BYTES
@@ -106,6 +107,8 @@ class PeerConnection(asyncio.Protocol):
         """Done when its socket is closed as well, with everything written or lost."""
         self.peer = ""
         """The proven name of the other side, kept here by the owner."""
+        self.expires_s: float | None = None
+        """When the certificate of the other side ends, in seconds since the epoch; None without one."""
         self._session: LinkSession | None = None
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -140,6 +143,10 @@ class PeerConnection(asyncio.Protocol):
     def secret(self) -> bytes:
         """The secret with which both sides have proved themselves; empty before they have."""
         return b"" if self._session is None else self._session.secret
+
+    def certificate(self) -> Mapping[str, Any] | None:
+        """Return the verified certificate of the other side, None without TLS."""
+        return None if self._transport is None else self._transport.get_extra_info("peercert") or None
 
     def buffered(self) -> int:
         """Return how many bytes wait to be written."""
@@ -226,6 +233,9 @@ class PeerConnection(asyncio.Protocol):
         now = self._loop.time()
         if now - self._heard_at >= self._limits.idle_s:
             self.drop(ConnectionFailure("idle", f"nothing arrived for {self._limits.idle_s} s"))
+            return
+        if self.expires_s is not None and time.time() >= self.expires_s:
+            self.drop(ConnectionFailure("refused_certificate", "its certificate has expired", self.peer))
             return
         look_s = self._limits.idle_s / _LOOKS
         session, transport = self._session, self._transport

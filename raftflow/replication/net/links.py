@@ -27,6 +27,7 @@ from raftflow.replication.net.connection import ConnectionFailure, LinkLimits, P
 from raftflow.replication.net.dialers import PeerDialers
 from raftflow.replication.net.handshake import Acceptor, Credentials, LinkSession, encode_name
 from raftflow.replication.net.listener import PeerListener
+from raftflow.replication.net.peer_certificates import PeerCertificates, ends_s
 
 if TYPE_CHECKING:
     import ssl
@@ -100,8 +101,9 @@ class StreamLinks:
 
     `secret` is used, and `other_secrets` are accepted too, while one replaces another.
 
-    `stats` counts connections made and every refusal and loss by reason. `on_shut_out` is called with advice if a
-    majority of the cluster has another secret and no link was up so far.
+    `certificates` tells whose certificate may stand for which peer. `stats` counts connections and every refusal
+    and loss by reason. `on_shut_out` is called with advice if a majority of the cluster has another secret and no link
+    was up so far.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class StreamLinks:
         limits: LinkLimits | None = None,
         introducer: Introducer | None = None,
         on_shut_out: Callable[[str], None] | None = None,
+        certificates: PeerCertificates | None = None,
     ) -> None:
         if (tls_server is None) != (tls_client is None):
             raise ValueError("TLS between replicas needs the accepting and the dialling context, or neither")
@@ -127,6 +130,7 @@ class StreamLinks:
         self._limits = limits or LinkLimits()
         self._listener = PeerListener(bind, self._accept, self._limits, tls_server, self._accept_failed)
         self._introducer = introducer
+        self._certificates = PeerCertificates() if certificates is None else certificates
         self._on_shut_out = on_shut_out
         self._other_secret: set[str] = set()
         self._meetings: dict[PeerConnection, _IntroductionExchange] = {}
@@ -233,6 +237,8 @@ class StreamLinks:
         """Put a proven connection into use, or begin with the introductions."""
         self._unproven.pop(connection, None)
         connection.peer = session.peer
+        if not self._has_certificate(connection):
+            return
         if self._introducer is None or not self._running:
             self._put_up(connection)
             return
@@ -262,6 +268,26 @@ class StreamLinks:
             connection.drop(ConnectionFailure("bad_introduction", f"the introduction failed: {error}", peer))
             return
         self._end_introductions(connection, meeting)
+
+    def check_certificates(self) -> None:
+        """Drop the connections whose certificates are not valid any more."""
+        for connection in [*self._meetings, *self._up.values()]:
+            self._has_certificate(connection)
+
+    def _has_certificate(self, connection: PeerConnection) -> bool:
+        """Tell whether the certificate of a proven connection is that of its peer. Drop the connection if not."""
+        certificate = connection.certificate()
+        if certificate is None:
+            return True
+        hosts = {connection.remote.rpartition(":")[0].strip("[]")}
+        if connection.peer in self._peers:
+            hosts.add(self._peers[connection.peer][0])
+        wrong = self._certificates.problem(certificate, connection.peer, hosts)
+        if wrong is None:
+            connection.expires_s = ends_s(certificate)
+            return True
+        connection.drop(ConnectionFailure("refused_certificate", wrong, connection.peer))
+        return False
 
     def use_tls(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
         """Use other contexts from now on. Connections that stand go on."""

@@ -12,7 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from raftflow.authority.folder import AuthorityFolder
+from raftflow.certified_names import CertifiedName
+from raftflow.replication.net.connection import LinkLimits
+from raftflow.replication.net.peer_certificates import PeerCertificates
 from raftflow.replication.net.tls import TLSConfigError, client_context, server_context
+from raftflow.revoked_certificates import RevokedCertificates
 
 
 class Authority:
@@ -148,3 +153,66 @@ def test_files_that_do_not_fit_are_named(ours: Any, foreign: Any, tmp_path: Path
         server_context(cert, other_key, ours.path)
     with pytest.raises(TLSConfigError, match="authority"):
         client_context(tmp_path / "none.pem", cert, key)
+
+
+def named(tmp_path: Path, owner: CertifiedName) -> dict[str, Any]:
+    """Return the options of links whose certificate an authority of raftflow has issued to an owner."""
+    folder = AuthorityFolder(tmp_path / "ca")
+    if not folder.path.exists():
+        folder.create()
+    if not (folder.path / f"{owner.name}.pem").exists():
+        folder.issue(owner, ("127.0.0.1",) if owner.role == "replica" else ())
+    cert, key, ca = folder.path / f"{owner.name}.pem", folder.path / f"{owner.name}.key", folder.path / "ca.pem"
+    return {
+        "tls_server": server_context(cert, key, ca),
+        "tls_client": client_context(ca, cert, key),
+        "certificates": PeerCertificates(),
+    }
+
+
+async def test_a_replica_needs_the_certificate_of_its_name(world: Any, tmp_path: Path) -> None:
+    b = await world.node("b", peers=["a", "c", "agent"], **named(tmp_path, CertifiedName("replica", "b")))
+    at = {"b": b.address}
+    a = await world.node("a", addresses=at, **named(tmp_path, CertifiedName("replica", "a")))
+    await b.until_event("up", "a")
+    # These have the secret and a certificate of the cluster: that of another replica, that of an agent.
+    for owner in (CertifiedName("replica", "c"), CertifiedName("agent", "agent")):
+        count = b.links.stats["refused_certificate"]
+        thief = await world.node("a", addresses=at, **named(tmp_path, owner))
+        await b.until_counted("refused_certificate", count + 1)
+        assert thief.frames == []
+        await thief.links.close()
+    assert a.is_up("b")
+
+
+async def test_a_dialled_replica_needs_the_certificate_of_its_name(world: Any, tmp_path: Path) -> None:
+    b = await world.node("b", peers=["a"], **named(tmp_path, CertifiedName("replica", "other")))
+    a = await world.node("a", addresses={"b": b.address}, **named(tmp_path, CertifiedName("replica", "a")))
+    await a.until_counted("refused_certificate")
+    assert a.events == []
+
+
+async def test_a_link_ends_when_the_certificate_is_revoked(world: Any, tmp_path: Path) -> None:
+    options = named(tmp_path, CertifiedName("replica", "b"))
+    folder = AuthorityFolder(tmp_path / "ca")
+    revoked = RevokedCertificates(folder.path / "crl.pem", (folder.path / "ca.pem",))
+    b = await world.node("b", peers=["a"], **(options | {"certificates": PeerCertificates(revoked)}))
+    await world.node("a", addresses={"b": b.address}, **named(tmp_path, CertifiedName("replica", "a")))
+    await b.until_event("up", "a")
+    b.links.check_certificates()
+    assert b.is_up("a")
+    folder.revoke("a")
+    revoked.load()
+    b.links.check_certificates()
+    assert b.ups_and_downs("a") == ["up", "down"]
+    await b.until_counted("refused_certificate", 2)
+    assert not b.is_up("a")
+
+
+async def test_a_link_ends_when_its_certificate_has_expired(world: Any, tmp_path: Path, ours: Any) -> None:
+    limits = LinkLimits(idle_s=0.3)
+    b = await world.node("b", peers=["a"], limits=limits, **ours.contexts("b"))
+    await world.node("a", addresses={"b": b.address}, limits=limits, **ours.contexts("a"))
+    await b.until_event("up", "a")
+    b.links._up["a"].expires_s = 1.0  # of 1970
+    await b.until_counted("refused_certificate")

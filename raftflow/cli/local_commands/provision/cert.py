@@ -55,11 +55,11 @@ def cert() -> None:
 @_valid_option("3650d")
 @click.option("--rotate", is_flag=True, help="Make a new authority beside the old one; both are trusted then.")
 @click.option("--finish", is_flag=True, help="End a rotation: trust the old authority no more.")
-def init(directory: Path, valid_s: float | None, rotate: bool, finish: bool) -> None:  # noqa: FBT001 - click's options
+def init(directory: Path, valid_s: float | None, rotate: bool, finish: bool) -> None:
     """Make an authority in a private folder: its key, its certificate, and an empty list of revoked certificates.
 
-    Its key stays in the folder. Whoever has the key can be anybody in the cluster, so keep the folder away from the machines
-    of the cluster.
+    Its key stays in the folder. With the key one can be anybody in the cluster, so keep the folder away from the
+    machines of the cluster.
     """
     from raftflow.authority.folder import AUTHORITY_VALID  # noqa: PLC0415 - heavy
 
@@ -77,7 +77,9 @@ def init(directory: Path, valid_s: float | None, rotate: bool, finish: bool) -> 
         echo("\nNext steps:")
         echo(f"1. Renew all certificates: raftflow cert renew --all --dir {directory}")
         echo("2. Hand out ca.pem and the new files, to one machine after the other, in any order.")
-        echo(f"3. When all machines have them: raftflow cert init --finish --dir {directory}, and hand out ca.pem again.")
+        echo(
+            f"3. When all have them: raftflow cert init --finish --dir {directory}, and hand out ca.pem again."
+        )
     else:
         folder.create(_span(valid_s, AUTHORITY_VALID))
         echo(f"wrote {directory}: ca.pem ca.key crl.pem")
@@ -111,7 +113,7 @@ def issue(name: str, role: str, hosts: tuple[str, ...], directory: Path, valid_s
 @click.option("--all", "everybody", is_flag=True, help="Everybody who has a valid certificate.")
 @_dir_option
 @_valid_option("as long as before")
-def renew(names: tuple[str, ...], everybody: bool, directory: Path, valid_s: float | None) -> None:  # noqa: FBT001
+def renew(names: tuple[str, ...], everybody: bool, directory: Path, valid_s: float | None) -> None:
     """Issue new certificates, with new keys, in the place of others. The old ones stay valid until they end."""
     if everybody == bool(names):
         raise click.UsageError("give NAMEs, or --all")
@@ -123,7 +125,7 @@ def renew(names: tuple[str, ...], everybody: bool, directory: Path, valid_s: flo
 @click.option("--all", "everything", is_flag=True, help="Also those that have expired or were revoked.")
 @_dir_option
 @output_option
-def list_(everything: bool, directory: Path, output: str) -> None:  # noqa: FBT001 - click's option
+def list_(everything: bool, directory: Path, output: str) -> None:
     """List what was issued, and what of it ends soon: less than a third of its time is left."""
     lines = _folder(directory).issued()
     chosen = [line for line in lines if everything or line.state in {"valid", "ends soon"}]

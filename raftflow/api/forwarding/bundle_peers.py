@@ -93,7 +93,8 @@ class ApiBundlePeers:
 
     async def _ask(self, method: str, url: str, target: str, body: bytes | None = None) -> bytes:
         request_id = secrets.token_hex(8)
-        identity = CertifiedName(REPLICA, self._name).uri if self._token is None else ""
+        token = self._token()
+        identity = CertifiedName(REPLICA, self._name).uri if token is None else ""
         headers = {
             HEADER_REQUEST_ID: request_id,
             HEADER_FORWARDED: self._name,
@@ -103,7 +104,6 @@ class ApiBundlePeers:
             headers[HEADER_FORWARDED_IDENTITY] = identity
         if body is not None:
             headers["Content-Type"] = KEEP_BUNDLE.body_media_type
-        token = self._token()
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         where = URL(url.rstrip("/") + target, encoded=True)

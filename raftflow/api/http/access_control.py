@@ -64,7 +64,7 @@ class AccessControl:
         if host is None or not self._hosts.is_known(host):
             return None
         identity = self.identities.identify(headers.get(b"authorization", b""), certified)
-        if identity is None or not identity.is_authorized(access) or not identity.can_be(agent):
+        if identity is None or not identity.is_authorized(access) or (agent and not identity.can_be(agent)):
             return None
         return identity
 

@@ -102,8 +102,8 @@ class StreamLinks:
     `secret` is used, and `other_secrets` are accepted too, while one replaces another.
 
     `certificates` tells whose certificate may stand for which peer. `stats` counts connections and every refusal
-    and loss by reason. `on_shut_out` is called with advice if a majority of the cluster has another secret and no link
-    was up so far.
+    and loss by reason. `on_shut_out` is called with advice if a majority of the cluster has another secret and no
+    link was up so far.
     """
 
     def __init__(

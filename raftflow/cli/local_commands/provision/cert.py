@@ -77,9 +77,7 @@ def init(directory: Path, valid_s: float | None, rotate: bool, finish: bool) -> 
         echo("\nNext steps:")
         echo(f"1. Renew all certificates: raftflow cert renew --all --dir {directory}")
         echo("2. Hand out ca.pem and the new files, to one machine after the other, in any order.")
-        echo(
-            f"3. When all have them: raftflow cert init --finish --dir {directory}, and hand out ca.pem again."
-        )
+        echo(f"3. When all have them: raftflow cert init --finish --dir {directory}, and hand out ca.pem again.")
     else:
         folder.create(_span(valid_s, AUTHORITY_VALID))
         echo(f"wrote {directory}: ca.pem ca.key crl.pem")

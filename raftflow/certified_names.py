@@ -31,7 +31,7 @@ class CertifiedName(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """How it stands in the certificate."""
+        """How the certificate names it."""
         return f"{_SCHEME}{self.role}/{self.name}"
 
 
@@ -39,7 +39,7 @@ def read_uri(uri: str) -> CertifiedName:
     """Read a URI that begins with `raftflow://`. Raises `CertifiedNameError`."""
     role, slash, name = uri.removeprefix(_SCHEME).partition("/")
     if not uri.startswith(_SCHEME) or not slash or role not in CERTIFIED_ROLES:
-        raise CertifiedNameError(f"the certificate is for {uri[:100]!r}, which is no role and name of raftflow")
+        raise CertifiedNameError(f"the certificate is for {uri[:100]!r}, which does not name a role and a name")
     if wrong := name_problem(name):
         raise CertifiedNameError(f"the certificate is for {uri[:100]!r}: the name {wrong}")
     return CertifiedName(role, name)

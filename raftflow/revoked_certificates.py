@@ -18,7 +18,7 @@ class RevokedCertificates:
     """Which certificates are revoked.
 
     Args:
-        path: the list in PEM form; None if there is none.
+        path: the list in PEM form; None without one.
         authorities: files with the certificates of the authorities, one of which must have signed it.
     """
 

@@ -3,7 +3,7 @@
     ca.pem          certificates of the authority; during a rotation of the old one, too. Everybody gets it.
     ca.key          its key. It stays here.
     crl.pem         the list of revoked certificates. Replicas get it.
-    issued.json     what was issued, to whom, until when
+    issued.json     what was issued: name, role, until when
     NAME.pem        the certificate of NAME, with what leads from it to the authority
     NAME.key        its key. NAME gets both.
 

@@ -54,6 +54,26 @@ def certificate_facts(setting: str, path: Path) -> CertificateFacts:
     return found
 
 
+def list_facts(setting: str, path: Path) -> CertificateFacts:
+    """Read until when a list of revoked certificates is fresh. One that cannot be used has an `error`."""
+    from cryptography import x509  # noqa: PLC0415 - heavy, and few replicas have a list
+
+    found = CertificateFacts(setting=setting, path=str(path))
+    try:
+        with path.open("rb") as file:
+            revoked = x509.load_pem_x509_crl(file.read(_FILE_BYTES_MAX))
+    except OSError as error:
+        found.error = f"it cannot be read: {error.strerror}"
+        return found
+    except ValueError:
+        found.error = "it has no list of revoked certificates in PEM form"
+        return found
+    until = revoked.next_update_utc or revoked.last_update_utc
+    found.not_before_ms = int(revoked.last_update_utc.timestamp() * 1000)
+    found.not_after_ms = int(until.timestamp() * 1000)
+    return found
+
+
 def _read_fields(der: bytes, found: CertificateFacts) -> None:
     """Fill in what the encoded certificate says. Raises `ValueError`, `IndexError`."""
     (certificate,) = _values(der)

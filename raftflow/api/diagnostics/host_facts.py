@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import raftflow
-from raftflow.api.diagnostics.certificates import certificate_facts
+from raftflow.api.diagnostics.certificates import certificate_facts, list_facts
 from raftflow.api.diagnostics.file_modes import file_modes, files_below
 from raftflow.api.diagnostics.pressure import pressure_stall
 from raftflow.api.diagnostics.watch import ReplicaWatch
@@ -40,7 +40,7 @@ READ_S: Final = 1.0
 """How long facts of the disk are waited for."""
 DAMAGED_MAX: Final = 20
 """Damaged files that are named."""
-_CERTIFICATES: Final = ("api_cert", "api_ca", "peer_cert", "peer_ca")
+_CERTIFICATES: Final = ("api_cert", "api_ca", "api_client_ca", "peer_cert", "peer_ca")
 
 
 class _FileFacts(NamedTuple):
@@ -153,10 +153,13 @@ class HostFacts:
 def _read_files(config: CoordinatorConfig) -> _FileFacts:
     names = os.listdir(config.data_dir)
     certificates = [(key, getattr(config.tls, key)) for key in _CERTIFICATES]
+    facts = [certificate_facts(f"tls.{key}", path) for key, path in certificates if path is not None]
+    if config.tls.crl is not None:
+        facts.append(list_facts("tls.crl", config.tls.crl))
     return _FileFacts(
         disk=_disk_of(config.data_dir),
         files=file_modes(config),
-        certificates=[certificate_facts(f"tls.{key}", path) for key, path in certificates if path is not None],
+        certificates=facts,
         snapshots=saved_snapshots(config),
         repairing=RECORD_FILE in names,
         damaged_files=_set_aside(config.data_dir),

@@ -37,7 +37,7 @@ class ClientIdentity(NamedTuple):
     digest: bytes = b""
     """Of its secret; empty if none is needed."""
     serial: int = 0
-    """Of its certificate, if it has shown one in the place of a token."""
+    """Of its certificate, if it has shown one instead of a token."""
 
     @property
     def actor(self) -> str:
@@ -158,7 +158,7 @@ class Identities:
         return changed
 
     def of_certificate(self, certificate: Mapping[str, Any] | None) -> ClientIdentity | None:
-        """Return whose verified certificate it is, None if it is nobody's that is known by name."""
+        """Return whose verified certificate it is, None if it has no name of raftflow."""
         if not certificate or self._revoked is None:
             return None
         try:

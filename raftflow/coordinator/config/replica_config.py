@@ -122,7 +122,7 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
     api_client_ca: Annotated[
         Path | None,
         setting(
-            "Authority of the certificates that agents and clients may show in the place of a token. The role and "
+            "Authority of the certificates that agents and clients may show instead of a token. The role and "
             "the name in a certificate of `raftflow cert` count. With it the API speaks TLS 1.3 alone."
         ),
     ] = None

@@ -13,7 +13,9 @@ from raftflow.domain.contract.cluster import CertificateFacts, FileMode, SavedSn
 
 _DAY_MS: Final = 24 * 3600 * 1000
 EXPIRY_DAYS_MIN: Final = (30.0, 7.0)
-"""A certificate that is valid for less is a warning, and a problem."""
+"""A certificate that is valid for less is a warning, and a problem,"""
+EXPIRY_SHARES: Final = (1 / 3, 1 / 10)
+"""if no more than this share of its lifetime is left. Certificates may have short lives."""
 SNAPSHOT_AGE: Final = Thresholds(warning=2, problem=10)
 """Age of the newest snapshot, in periods of `snapshot.every`."""
 
@@ -94,8 +96,7 @@ def _validity(name: str, certificate: CertificateFacts, now_ms: int) -> CheckRes
     if certificate.not_before_ms > now_ms:
         severity, measured = Severity.PROBLEM, f"{where} is valid only from {moment(certificate.not_before_ms)} on"
     else:
-        warning, problem = EXPIRY_DAYS_MIN
-        severity = Severity.OK if days >= warning else Severity.WARNING if days >= problem else Severity.PROBLEM
+        severity = _severity(days, (certificate.not_after_ms - certificate.not_before_ms) / _DAY_MS)
         told = f"for {days:.0f} more days" if days >= 2 else f"for {days * 24:.0f} more hours"
         until = moment(certificate.not_after_ms)
         measured = f"{where} is valid {told}, until {until}" if days > 0 else f"{where} has expired, on {until}"
@@ -110,6 +111,15 @@ def _validity(name: str, certificate: CertificateFacts, now_ms: int) -> CheckRes
         value=round(days, 2),
         unit="days",
     )
+
+
+def _severity(days: float, lifetime_days: float) -> Severity:
+    """Return how bad it is that a certificate is valid for so many more days."""
+    pairs = zip(EXPIRY_DAYS_MIN, EXPIRY_SHARES, strict=True)
+    warns, fails = (days < least and days < share * lifetime_days for least, share in pairs)
+    if fails or days <= 0:
+        return Severity.PROBLEM
+    return Severity.WARNING if warns else Severity.OK
 
 
 def _names(name: str, certificate: CertificateFacts, url: str) -> Iterator[CheckResult]:

@@ -47,7 +47,7 @@ def _span(valid_s: float | None, default: timedelta) -> timedelta:
 
 @click.group(cls=CommandGroup)
 def cert() -> None:
-    """Certificates of a cluster, by an authority of your own: init, issue, renew, list, revoke."""
+    """Certificates of a cluster, by an authority of your own: init, issue, renew, list, revoke, refresh."""
 
 
 @cert.command()
@@ -112,11 +112,19 @@ def issue(name: str, role: str, hosts: tuple[str, ...], directory: Path, valid_s
 @_dir_option
 @_valid_option("as long as before")
 def renew(names: tuple[str, ...], everybody: bool, directory: Path, valid_s: float | None) -> None:
-    """Issue new certificates, with new keys, in the place of others. The old ones stay valid until they end."""
+    """Issue new certificates, with new keys, for the same names. The old ones stay valid until they end."""
     if everybody == bool(names):
         raise click.UsageError("give NAMEs, or --all")
     renewed = _folder(directory).renew(names, None if valid_s is None else timedelta(seconds=valid_s))
     echo(f"wrote {directory}: {' '.join(f'{name}.pem {name}.key' for name in renewed)}")
+
+
+@cert.command()
+@_dir_option
+def refresh(directory: Path) -> None:
+    """Sign the list of revoked certificates again. It is fresh for 30 days."""
+    _folder(directory).refresh_list()
+    echo(f"wrote {directory / 'crl.pem'}; hand it out to the replicas")
 
 
 @cert.command("list")

@@ -24,6 +24,7 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
         "demo",
         "cluster",
         "config",
+        "cert",
         "member",
         "coordinator",
         "agent",

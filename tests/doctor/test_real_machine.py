@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from raftflow.api.diagnostics import host_facts
-from raftflow.api.diagnostics.certificates import certificate_facts
+from raftflow.api.diagnostics.certificates import certificate_facts, list_facts
 from raftflow.api.diagnostics.file_modes import file_modes
+from raftflow.authority.folder import AuthorityFolder
 from raftflow.coordinator.config.loading import load_config
 from raftflow.doctor.examine import examine
 from raftflow.doctor.facts import ClusterFacts
@@ -35,12 +35,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert bad(change("n2", disk=host_facts._disk_of(tmp_path))) == [("problem", "disk-space")]
 
 
-def test_a_certificate_that_ends_tomorrow(tmp_path: Path) -> None:
-    cert, _ = make_certificate(tmp_path)
+def test_a_certificate_that_ends_soon(tmp_path: Path) -> None:
+    cert, _ = make_certificate(tmp_path)  # for two days, of which one is left
     found = certificate_facts("tls.peer_ca", cert)
-    assert bad(change("n2", certificates=[found], time_ms=time.time_ns() // 1_000_000)) == [
-        ("problem", "certificate")
-    ]
+    for left_h, severity in ((20, []), (12, [("warning", "certificate")]), (2, [("problem", "certificate")])):
+        assert bad(change("n2", certificates=[found], time_ms=found.not_after_ms - left_h * 3_600_000)) == severity
+
+
+def test_a_list_of_revoked_certificates_that_is_old(tmp_path: Path) -> None:
+    folder = AuthorityFolder(tmp_path / "ca")
+    folder.create()
+    found = list_facts("tls.crl", folder.path / "crl.pem")
+    days = (found.not_after_ms - found.not_before_ms) / 86_400_000
+    assert (found.error, round(days)) == ("", 30)
+    assert bad(change("n2", certificates=[found], time_ms=found.not_after_ms + 1)) == [("problem", "certificate")]
+    (tmp_path / "no.pem").write_text("no list")
+    assert "no list of revoked" in list_facts("tls.crl", tmp_path / "no.pem").error
+    assert "cannot be read" in list_facts("tls.crl", tmp_path / "nothing.pem").error
 
 
 def test_a_secret_that_others_can_read(tmp_path: Path) -> None:

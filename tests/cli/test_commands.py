@@ -38,6 +38,7 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
         "limit",
         "token",
         "ledger",
+        "events",
         "audit",
         "snapshot",
         "recover",

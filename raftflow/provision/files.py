@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from raftflow.authority.folder import CA_CERTIFICATES, CA_KEY, CRL, AuthorityError, AuthorityFolder
+from raftflow.certified_names import REPLICA, CertifiedName
 from raftflow.coordinator.config.addresses import parse_address
 from raftflow.coordinator.config.loading import load_config
 from raftflow.coordinator.config.replica_config import Tls
@@ -40,6 +42,8 @@ class ClusterPlan(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...]
     data_dir: str = "/var/lib/raftflow"
     """Absolute, on every machine: data of the replica and work directory of the agent lie below it."""
+    certificates: bool = False
+    """Whether everything travels encrypted, with certificates of an authority of its own."""
 
     @property
     def names(self) -> list[str]:
@@ -49,31 +53,48 @@ class ClusterPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def peers(self) -> list[str]:
         """URLs for clients and agents."""
-        return [f"http://{host.api}" for host in self.hosts]
+        return [f"{self.scheme}://{host.api}" for host in self.hosts]
+
+    @property
+    def scheme(self) -> str:
+        """Of the URLs."""
+        return "https" if self.certificates else "http"
 
 
 def render(plan: ClusterPlan) -> dict[str, str]:
     """Return name and content of each file that holds nothing private."""
-    members = _members([(name, host.api, host.peer) for name, host in zip(plan.names, plan.hosts, strict=True)])
+    pairs = list(zip(plan.names, plan.hosts, strict=True))
+    members = _members([(name, host.api, host.peer) for name, host in pairs], plan.scheme)
     count = len(plan.hosts)
     note = f"The cluster serves as long as {count // 2 + 1} of its {count} replicas run and reach each other."
     files = {
-        f"{name}.toml": _coordinator(name, host, plan.cluster_id, members, plan.data_dir, note=note)
-        for name, host in zip(plan.names, plan.hosts, strict=True)
+        f"{name}.toml": _coordinator(
+            name, host, plan.cluster_id, members, plan.data_dir, note=note, certificates=plan.certificates
+        )
+        for name, host in pairs
     }
     peers = "".join(f'  "{url}",\n' for url in plan.peers)
     files["agent.toml"] = _template("agent.toml").substitute(help_comments(), peers=peers, data_dir=plan.data_dir)
     return files
 
 
-def _members(entries: Iterable[tuple[str, object, object]]) -> str:
+def _members(entries: Iterable[tuple[str, object, object]], scheme: str = "http") -> str:
     return "\n".join(
-        _template("member.toml").substitute(name=name, peer=peer, url=f"http://{api}") for name, api, peer in entries
+        _template("member.toml").substitute(name=name, peer=peer, url=f"{scheme}://{api}")
+        for name, api, peer in entries
     )
 
 
 def _coordinator(
-    name: str, host: Host, cluster_id: str, members: str, data_dir: str, *, note: str, join: bool = False
+    name: str,
+    host: Host,
+    cluster_id: str,
+    members: str,
+    data_dir: str,
+    *,
+    note: str,
+    join: bool = False,
+    certificates: bool = False,
 ) -> str:
     return _template("coordinator.toml").substitute(
         help_comments(),
@@ -82,6 +103,7 @@ def _coordinator(
         cluster_id=cluster_id,
         members=members,
         data_dir=data_dir,
+        tls="" if certificates else "# ",
         join=_JOIN if join else "",
         bind=host.api._replace(host=host.listen),
         peer_bind=host.peer._replace(host=host.listen),
@@ -132,9 +154,14 @@ def _is_replica(file: Path) -> bool:
         return False
 
 
-def client_settings(peers: Sequence[str], token: str | None) -> str:
-    """Return the content of `client.env`: a shell that reads it knows the cluster and its token, if it has one."""
+def client_settings(peers: Sequence[str], token: str | None, authority: Path | None = None) -> str:
+    """Return the content of `client.env`: a shell that reads it knows the cluster and its token, if it has one.
+
+    `authority` is the file with the authorities that have signed the certificates of the cluster, if it has some.
+    """
     settings = _template(CLIENT).substitute(peers=shlex.quote(",".join(peers)))
+    if authority is not None:
+        settings += f"export RAFTFLOW_CACERT={shlex.quote(str(authority.absolute()))}\n"
     return settings + (f"export RAFTFLOW_TOKEN={shlex.quote(token)}\n" if token else "unset RAFTFLOW_TOKEN\n")
 
 
@@ -158,14 +185,39 @@ def write(plan: ClusterPlan, directory: Path, *, force: bool = False) -> list[st
         token = kept.get(TOKEN) or secrets.token_hex(_SECRET_BYTES)
         private = {SECRET: kept.get(SECRET) or secrets.token_hex(_SECRET_BYTES), TOKEN: token}
         private = {name: f"{text}\n" for name, text in private.items() if name not in kept}
-        files |= private | {CLIENT: client_settings(plan.peers, token)}
+        authority = directory / CA_CERTIFICATES if plan.certificates else None
+        files |= private | {CLIENT: client_settings(plan.peers, token, authority)}
+        if plan.certificates:
+            files |= _certificates(plan, directory)
         for name, content in files.items():
             write_private(directory / name, content)
-    except PrivateFileError as error:
+    except (PrivateFileError, AuthorityError) as error:
         raise ProvisionError(str(error)) from error
     except OSError as error:
         raise ProvisionError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
     return [*(name for name in files if name not in private), SECRET, TOKEN]
+
+
+def authority_folder(directory: Path) -> Path:
+    """Return the folder of the authority of a cluster: beside its files, since no machine of the cluster has it."""
+    return directory.with_name(f"{directory.name}-ca")
+
+
+def _certificates(plan: ClusterPlan, directory: Path) -> dict[str, str]:
+    """Make the authority, or use the one that is there, and return the files that replicas need of it.
+
+    Replicas without a valid certificate get one.
+    """
+    folder = AuthorityFolder(authority_folder(directory))
+    if not (folder.path / CA_KEY).exists():
+        folder.create()
+    valid = {line.name for line in folder.issued() if line.state in {"valid", "ends soon"}}
+    for name, host in zip(plan.names, plan.hosts, strict=True):
+        if name not in valid:
+            hosts = dict.fromkeys((host.host, "localhost", "127.0.0.1"))
+            folder.issue(CertifiedName(REPLICA, name), tuple(hosts))
+    files = [CA_CERTIFICATES, CRL, *(f"{name}.{kind}" for name in plan.names for kind in ("pem", "key"))]
+    return {file: (folder.path / file).read_text(encoding="ascii") for file in files}
 
 
 def _template(name: str) -> Template:

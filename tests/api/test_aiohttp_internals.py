@@ -28,7 +28,10 @@ def imported_modules(file: Path) -> Iterator[str]:
 
 
 def private_attributes_of_others(file: Path) -> Iterator[str]:
-    """Yield `X._name` where X is not `self` or `cls` and the module does not define `_name`."""
+    """Yield `X._name` where X is not `self` or `cls` and the module does not define `_name`.
+
+    `_replace` is the documented method of named tuples.
+    """
     tree = ast.parse(file.read_text())
     own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _is_self(node.value)}
     for node in ast.walk(tree):
@@ -36,7 +39,7 @@ def private_attributes_of_others(file: Path) -> Iterator[str]:
             isinstance(node, ast.Attribute)
             and re.match(r"_[a-z]", node.attr)
             and not _is_self(node.value)
-            and node.attr not in own
+            and node.attr not in own | {"_replace"}
         ):
             yield f"{file.name}:{node.lineno}: {node.attr}"
 

@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from raftflow.agent.config import load_config as load_agent
+from raftflow.api.http.tls import revoked_certificates, tls_context
 from raftflow.cli.main import root
 from raftflow.coordinator.config.loading import load_config
 from raftflow.provision.files import ClusterPlan, render
 from raftflow.provision.hosts import Host, ProvisionError, parse_hosts
+from raftflow.replication.net.tls import contexts
 
 ROOT = Path(__file__).resolve().parents[2]
 THREE = "10.0.0.1,10.0.0.2,10.0.0.3"
@@ -55,6 +57,28 @@ def test_replicas_and_agents_read_the_files(hosts: str, urls: list[str], tmp_pat
     agent = load_agent(folder / "agent.toml", {}, {})
     assert list(agent.peers) == urls
     assert agent.work_dir == str(tmp_path / "data" / "agent")
+
+
+def test_certificates_come_with_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster"
+    arguments = ("--hosts", THREE, "--dir", str(folder), "--data-dir", str(tmp_path / "data"), "--tls")
+    done = init(*arguments)
+    assert done.exit_code == 0, done.output
+    for name, host in (("n1", "10.0.0.1"), ("n2", "10.0.0.2"), ("n3", "10.0.0.3")):
+        config = load_config(folder / f"{name}.toml", environ={})
+        assert config.member.url == f"https://{host}:7001"
+        assert tls_context(config) is not None
+        assert revoked_certificates(config) is not None
+        assert config.tls.peer_cert is not None and config.tls.peer_key is not None and config.tls.peer_ca is not None
+        contexts(config.tls.peer_cert, config.tls.peer_key, config.tls.peer_ca)
+    assert {mode(path) for path in folder.iterdir()} == {0o600}
+    assert not (folder / "ca.key").exists()
+    assert mode(tmp_path / "cluster-ca") == 0o700
+    assert f"RAFTFLOW_CACERT={folder / 'ca.pem'}" in (folder / "client.env").read_text()
+    assert list(load_agent(folder / "agent.toml", {}, {}).peers) == [f"https://10.0.0.{n}:7001" for n in (1, 2, 3)]
+    before = (folder / "n1.pem").read_text()
+    assert init(*arguments, "--force").exit_code == 0
+    assert (folder / "n1.pem").read_text() == before, "machines may use it"
 
 
 def test_all_files_are_private_and_the_shell_finds_the_cluster(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def _certified(owner: CertifiedName, serial: int) -> ClientIdentity:
 def _shared_identities(tokens: Sequence[str]) -> list[tuple[bytes, ClientIdentity]]:
     """Return the tokens of the configuration, each with who comes with it."""
     given = [token.encode() for token in tokens]
-    return [(token, ANYBODY._replace(digest=digest_of(token))) for token in given]
+    return [(token, ClientIdentity(ANYBODY.name, ALL, digest=digest_of(token))) for token in given]
 
 
 def digest_of(token: bytes) -> bytes:

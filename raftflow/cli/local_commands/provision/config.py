@@ -45,9 +45,21 @@ def config() -> None:
     metavar="DIR",
     help="Where the replica and the agent of each machine keep their data.",
 )
+@click.option(
+    "--tls",
+    "certificates",
+    is_flag=True,
+    help="Also make an authority, in DIR-ca, and certificates for the replicas.",
+)
 @click.option("--force", is_flag=True, help="Write over configuration files that exist. Secret and token stay.")
 def init(  # noqa: PLR0917 - click passes options by name
-    hosts: str, nodes: int | None, directory: Path, cluster_id: str | None, data_dir: str, force: bool
+    hosts: str,
+    nodes: int | None,
+    directory: Path,
+    cluster_id: str | None,
+    data_dir: str,
+    certificates: bool,
+    force: bool,
 ) -> None:
     """Write the files of a cluster, with a new secret and a new token, and print the next steps.
 
@@ -71,7 +83,12 @@ def init(  # noqa: PLR0917 - click passes options by name
         )
     if not data_dir.isascii():
         raise click.BadParameter(f"{data_dir!r} has characters beyond ASCII", param_hint="--data-dir")
-    plan = ClusterPlan(cluster_id=cluster_id, hosts=parse_hosts(hosts, nodes), data_dir=data_dir.rstrip("/") or "/")
+    plan = ClusterPlan(
+        cluster_id=cluster_id,
+        hosts=parse_hosts(hosts, nodes),
+        data_dir=data_dir.rstrip("/") or "/",
+        certificates=certificates,
+    )
     written = write(plan, directory, force=force)
     echo(f"wrote {directory}: {' '.join(written)}")
     if shared := shared_machines(plan.hosts):
@@ -108,6 +125,8 @@ def join(name: str, host: str, directory: Path) -> None:
 
 
 def _print_next_steps(plan: ClusterPlan, directory: Path) -> None:
+    from raftflow.provision.files import authority_folder  # noqa: PLC0415 - heavy
+
     folder = shlex.quote(str(directory))
     machines = list(dict.fromkeys(host.host for host in plan.hosts))
     echo("\nNext steps:")
@@ -115,11 +134,17 @@ def _print_next_steps(plan: ClusterPlan, directory: Path) -> None:
     for machine in machines:
         target = f"[{machine}]" if ":" in machine else machine
         echo(f"     scp -pr {folder} {target}:")
+    if plan.certificates:
+        names = [f"{name}.key" for name in plan.names]
+        echo(f"   Then remove the keys of the other replicas there: each needs its own of {' '.join(names)}.")
+        echo(f"   {authority_folder(directory)} stays here: with its key one can be anybody in the cluster.")
     echo(f"2. Make {plan.data_dir} on every machine, for the user that runs raftflow.")
     echo("3. Start each replica. The cluster begins when all of them run.")
     for name, host in zip(plan.names, plan.hosts, strict=True):
         echo(f"     on {host.host}: raftflow coordinator run --config {directory.name}/{name}.toml")
     echo("4. Start an agent on every machine that runs tasks.")
-    echo(f"     RAFTFLOW_TOKEN=$(cat {directory.name}/token) raftflow agent run --config {directory.name}/agent.toml")
+    trust = f"RAFTFLOW_CACERT={directory.name}/ca.pem " if plan.certificates else ""
+    run = f"raftflow agent run --config {directory.name}/agent.toml"
+    echo(f"     {trust}RAFTFLOW_TOKEN=$(cat {directory.name}/token) {run}")
     echo("5. Use the cluster.")
     echo(f"     . {folder if '/' in folder else './' + folder}/client.env && raftflow cluster status")

@@ -473,7 +473,7 @@ class AgentProcess:
 def gone() -> Callable[[int], Awaitable[None]]:
     """Wait until a process has ended (a zombie that nobody reaps has ended too)."""
 
-    async def wait(pid: int, timeout_s: float = 10.0) -> None:
+    async def wait(pid: int, timeout_s: float = 30.0) -> None:
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:

@@ -63,7 +63,7 @@ async def test_a_hidden_process_ends_with_its_attempt_while_others_run(
     ended = os.pidfd_open(pid)
     await asyncio.to_thread(ready.write_text, "\n")
     assert (await leader.end_of(fence)).outcome == "succeeded"
-    await gone(pid, timeout_s=3)
+    await gone(pid)
     os.close(ended)
     assert other not in leader.accepted
 
@@ -82,7 +82,7 @@ async def test_a_hidden_process_of_a_call_ends_with_its_worker(
     pid = int(await asyncio.to_thread(fifo.read_text))
     await asyncio.to_thread(Path(f"{fifo}.2").write_text, "")
     assert (await leader.end_of(fence)).outcome == "succeeded"
-    await gone(pid, timeout_s=3)
+    await gone(pid)
     assert other not in leader.accepted
 
 
@@ -98,7 +98,7 @@ async def test_a_hidden_process_is_left_alone_while_its_attempt_runs(
     leader.stop.append(fence)
     await leader.notify()
     await leader.end_of(fence)
-    await gone(pid, timeout_s=3)
+    await gone(pid)
 
 
 async def test_the_next_agent_kills_what_hid_from_an_agent_that_was_killed_with_its_launcher(
@@ -210,5 +210,5 @@ async def test_without_marks_processes_are_known_by_session_and_environment(
     script = f"grep -q 'locks *5 ' /proc/self/limits || exit 9; {named}; kill -0 $x && echo $x >$RAFTFLOW_RESULT"
     end = await leader.run(command=["sh", "-c", script])
     assert end.exit_code == 0, "it was marked, or killed while its attempt ran"
-    await gone(int(end.result), timeout_s=3)
+    await gone(int(end.result))
     assert other not in leader.accepted

@@ -65,6 +65,6 @@ async def test_an_agent_refuses_what_it_cannot_run() -> None:
 
 async def test_what_is_missing_does_not_make_an_agent_unfit() -> None:
     executor = MissingExecutor("there is no program for it")
-    assert await asyncio.wait_for(executor.probe(), 1) == ""
+    assert await asyncio.wait_for(executor.probe(), 30) == ""
     executor.signal(1, 15)
     assert executor.watched(1) is None

@@ -126,7 +126,7 @@ async def test_output_inputs_stops_and_leftovers_are_as_ever(
     fence = await leader.assign_apart({"a": [1] * 9}, command=["sh", "-c", "cat $RAFTFLOW_INPUTS >$RAFTFLOW_RESULT"])
     assert json.loads(bytes((await leader.end_of(fence)).result)) == {"a": [1] * 9}
     end = await leader.run(command=["sh", "-c", "(setsid env -i sleep 300 >&- 2>&- & echo $! >$RAFTFLOW_RESULT)"])
-    await gone(int(end.result), timeout_s=3)
+    await gone(int(end.result))
     (fence,) = await leader.assign({"command": ["sh", "-c", f"echo 1 >{fifo}; exec sleep 300"]})
     await asyncio.to_thread(fifo.read_text)
     leader.stop.append(fence)

@@ -79,7 +79,7 @@ async def test_no_step_waits_behind_all_steps_of_another_class() -> None:
 
 async def test_with_empty_queues_nothing_waits_and_no_turn_is_scheduled() -> None:
     shedder = LoadShedder(Clock())
-    await asyncio.wait_for(shedder.enter(QueueClass.ORDINARY), 1)
+    await asyncio.wait_for(shedder.enter(QueueClass.ORDINARY), 30)
     await passes()
     assert not shedder._turn_scheduled
     assert shedder.waiting == 0

@@ -24,8 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LOG = logging.getLogger(__name__)
 FAILOVERS = 3
 FOLLOWS_S = 10.0
-NOISE = 1.5
-"""How much longer than the longest failover a change may take: clients spread their tries at random."""
+NOISE = 2.0
+"""How many times as long as the longest failover a change may take: clients spread their tries at random."""
+BUSY_S = 2.0
+"""And so much longer: tests beside this one use the same cores. A client that waits for a timeout waits longer."""
 
 
 class Trial:
@@ -39,14 +41,14 @@ class Trial:
         self.pauses_s: dict[str, float] = {}
 
     def measure_failovers(self) -> None:
-        """Kill the leader, see when the next one acknowledges, start the old one again; several times."""
+        """Kill the leader and start it again, several times; changes start processes as well."""
         for _ in range(FAILOVERS):
             with self.writer.watch() as watch:
                 leader = self.cluster.wait_leader()
                 self.cluster.kill(leader)
+                self.cluster.start_replica(leader)
+                self.cluster.wait_ready()
             self.failover_s.append(watch.longest_s)
-            self.cluster.start_replica(leader)
-            self.cluster.wait_ready()
 
     @contextmanager
     def change(self, name: str) -> Iterator[None]:
@@ -71,7 +73,7 @@ class Trial:
             # Not the audits: one that begins with a snapshot lacks what was before.
             assert set(self.acknowledged.workflows) <= {view.id for view in client.workflows()}
         LOG.info("failovers %s, pauses %s", self.failover_s, self.pauses_s)
-        bound_s = NOISE * max(self.failover_s)
+        bound_s = NOISE * max(self.failover_s) + BUSY_S
         assert {name: took for name, took in self.pauses_s.items() if took > bound_s} == {}, self.failover_s
 
 

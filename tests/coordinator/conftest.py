@@ -126,7 +126,7 @@ class Bench:
     def end(fence: int, workflow_id: str, task: str, outcome: Any = "succeeded", **fields: Any) -> ReportedEnd:
         return ReportedEnd(fence=fence, workflow_id=workflow_id, task_id=task, outcome=outcome, **fields)
 
-    async def until(self, true: Callable[[], Any], timeout_s: float = 5.0) -> None:
+    async def until(self, true: Callable[[], Any], timeout_s: float = 30.0) -> None:
         """Wait for something that no event announces."""
         async with asyncio.timeout(timeout_s):
             while not true():  # noqa: ASYNC110 - see above

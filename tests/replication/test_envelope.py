@@ -41,7 +41,7 @@ class Recorder(SyncObj):
 @pytest.fixture
 def library() -> Any:
     recorder = Recorder()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not recorder._isLeader():
         assert time.monotonic() < deadline
         recorder.doTick(0)

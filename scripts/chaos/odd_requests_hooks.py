@@ -17,7 +17,7 @@ from raftflow.formats.schema import BEYOND
 
 HELD_MS_MAX = 20
 """Answers that may be held are held no longer: the fuzzer would wait for most of its time."""
-HOLDABLE_MS_MAX = {"GET /v1/leader": 60_000, "GET /v1/workflows/{id}": 10_000}
+HOLDABLE_MS_MAX = {"GET /v1/leader": 60_000, "GET /v1/workflows/{id}": 10_000, "GET /v1/events": 20_000}
 """What the operations allow; more stays as it is, and is refused."""
 MEMBERS = frozenset({"n1", "n2", "n3"})
 TOKEN_CHANGES = ("DELETE /v1/tokens/", "POST /v1/tokens/")

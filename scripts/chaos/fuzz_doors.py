@@ -132,7 +132,7 @@ def _access(*, has_token: bool) -> AccessControl:
     )
     machine.apply(1, 1, commands.encode_entry(tuple(made)))
     hosts = SimpleNamespace(is_known=lambda value: value == b"localhost:7001")
-    return AccessControl(Identities([_SHARED] if has_token else [], machine, lambda: _NOW_MS), hosts)  # type: ignore[arg-type]
+    return AccessControl(Identities([_SHARED] if has_token else [], machine, lambda: _NOW_MS), hosts, lambda _: False)  # type: ignore[arg-type]
 
 
 class _Message:

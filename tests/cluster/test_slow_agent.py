@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 TASKS, CPUS, STEPS, STEP_S = 200, 4, 30, 0.01
 FACTOR = 10
-LIMIT = 1.1
+LIMIT = 1.5
+"""With room for a machine that does other things too. A bag that waits for the slow agent takes much longer."""
 
 WORK = """
 import time

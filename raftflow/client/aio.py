@@ -10,7 +10,7 @@ from typing import Any, Final, Self, cast
 
 import msgspec
 
-from raftflow.client.errors import UsageError
+from raftflow.client.errors import ClientError, Refused, UsageError
 from raftflow.client.function_calls import FunctionCalls
 from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls, T
 from raftflow.client.settings import TIMEOUT_S, resolve
@@ -222,15 +222,29 @@ class AsyncClient(SnapshotCalls, StatusCalls, SignalCalls, FunctionCalls):
     ) -> AsyncGenerator[ClusterEvent, None]:
         """Yield events behind the id `after`, and go on with those that happen, until the caller stops.
 
-        It goes on exactly behind the last event at another replica if one is lost. See `events_page`.
+        It goes on exactly behind the last event at another replica if one is lost, or keeps less than others. See
+        `events_page`.
         """
+        filters: dict[str, Any] = {"workflow": workflow, "task": task, "agent": agent, "kind": kind}
         while True:
-            page = await self.events_page(
-                after, workflow=workflow, task=task, agent=agent, kind=kind, limit=1_000, wait_s=10.0
-            )
+            try:
+                page = await self.events_page(after, **filters, limit=1_000, wait_s=10.0)
+            except Refused as refusal:
+                if refusal.kind != "gone":
+                    raise
+                page = await self._events_elsewhere(refusal, {"from": after, **filters, "limit": 1_000})
             for event in page.events:
                 yield event
             after = page.next
+
+    async def _events_elsewhere(self, gone: Refused, params: Mapping[str, str | int | None]) -> EventPage:
+        """Ask each replica for a page that one does not keep. Raises `gone` if none has it."""
+        for url in self.peers:
+            try:
+                return await self._ask(operations.events.LIST_EVENTS, url, params=params)
+            except ClientError:
+                continue
+        raise gone
 
     # --- ledger and audit
 

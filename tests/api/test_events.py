@@ -10,9 +10,10 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 
-from raftflow.client import AsyncClient
-from raftflow.domain.contract.views import EventPage
+from raftflow.client import AsyncClient, Refused
+from raftflow.domain.contract.views import ClusterEvent, EventPage
 from tests.api.test_tokens import SHARED, bearer, make
 
 TASK = {"id": "t", "command": ["true"], "resources": {"cpu": 1}}
@@ -136,6 +137,48 @@ class TestStream:
             await answer.content.readline()
             one.replica.answer_held()
             assert await answer.content.read() in {b"", b"\n"}
+
+    async def test_one_that_falls_behind_what_is_kept_is_told_so_in_mid_stream(self, one: Any) -> None:
+        async with one.session.get(one.url + "/v1/events", headers={"Accept": "text/event-stream"}) as answer:
+            await answer.content.readline()
+            one.replica.events.restart(one.replica.machine.applied_index + 5)
+            oldest = str(one.replica.events.oldest)
+            await one.submit(TASK)
+            text = (await answer.content.read()).decode()
+        assert text.strip().endswith(f'event: gone\ndata: {{"oldest":"{oldest}"}}')
+
+
+async def everything(served: Any, after: str = "0") -> list[ClusterEvent]:
+    found: list[ClusterEvent] = []
+    while (piece := await page(served, f"from={after}&limit=1000")).events:
+        found += piece.events
+        after = piece.next
+    return found
+
+
+def ids_in(line: bytes) -> list[str]:
+    """Return the id of an event that a line is the data of."""
+    return [msgspec.json.decode(line[6:])["id"]] if line.startswith(b"data: ") and line.endswith(b"\n") else []
+
+
+async def test_the_client_asks_the_other_replicas_before_events_are_gone(trio: Callable[..., Any]) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    first, second = await leader.submit(TASK), await leader.submit(TASK)
+    (begin, _) = [event.id for event in await everything(leader) if event.kind == "workflow.submitted"]
+    replicas = list(cluster.live.values())
+    for served in replicas:
+        await served.until(lambda served=served: served.replica.machine.applied_index >= int(begin.split(".")[0]) + 1)
+    for served in replicas[:2]:
+        served.replica.events.restart(served.replica.machine.applied_index)
+    async with AsyncClient([served.url for served in replicas]) as client:
+        events = client.events(begin, kind="workflow.submitted")
+        assert (await anext(events)).workflow == second != first
+        await events.aclose()
+        replicas[2].replica.events.restart(replicas[2].replica.machine.applied_index)
+        with pytest.raises(Refused) as refused:
+            await anext(client.events(begin))
+    assert refused.value.kind == "gone"
 
 
 async def test_the_command_line_prints_one_event_a_line(one: Any) -> None:

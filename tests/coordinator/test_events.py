@@ -66,8 +66,23 @@ def test_a_replica_with_a_snapshot_tells_the_same_ids_from_there_on() -> None:
         ids_of(late, EventId(3, 1))
 
 
+def test_a_reader_that_has_all_of_a_snapshot_goes_on_at_the_replica_that_was_installed_from_it() -> None:
+    machine, whole, late = Machine(), EventHistory(), EventHistory()
+    for _ in range(3):
+        apply_to(machine, whole)
+    read = whole.read(EventId(0, 0), 1_000, lambda _event: True)
+    by_limit = whole.read(EventId(3, 0), 2, lambda _event: True)
+    late.restart(3)
+    apply_to(machine, whole, late)
+    for after in (read.following, by_limit.following):
+        assert ids_of(late, after) == ids_of(whole, after) == ["4.1", "4.2"]
+    half = whole.read(EventId(3, 0), 1, lambda _event: True)
+    with pytest.raises(GoneError):  # an event of the snapshot's entry is missing
+        ids_of(late, half.following)
+
+
 def test_begins_at_the_end() -> None:
     machine, history = Machine(), EventHistory()
     apply_to(machine, history)
-    assert history.end() == EventId(1, 2)
+    assert history.end() == EventId(2, 0)
     assert ids_of(history, history.end()) == []

@@ -135,9 +135,12 @@ async def _stream(call: Request, asked: _Asked) -> web.StreamResponse:
                 break
             asked = asked._replace(after=found.following)
             if found.events:
-                await _send(response, b"".join(map(_as_message, found.events)))
+                # The last id without data moves `Last-Event-ID` of a reader behind what was looked at, too.
+                await _send(
+                    response, b"".join(map(_as_message, found.events)) + b"id: %s\n\n" % str(found.following).encode()
+                )
             elif found.at_end and not await _wait(call):
-                await _send(response, b": heartbeat\n\n")
+                await _send(response, b": heartbeat\nid: %s\n\n" % str(asked.after).encode())
             await asyncio.sleep(0)
     except TimeoutError:
         if call.request.transport is not None:

@@ -44,6 +44,7 @@ from raftflow.agent.workdir.inputs import InputFolder, InputsFetcher
 from raftflow.domain.contract.views import RegisterResponse, ReportedEnd
 from raftflow.log_output import start_logging
 from raftflow.logstore.stores import open_store
+from raftflow.service_manager import ServiceManager
 
 _log = logging.getLogger("raftflow.agent")
 _FILES_MIN = 64
@@ -113,19 +114,14 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
     broken: list[BaseException] = []
+    service = _Service()
 
     def give_up(error: BaseException) -> None:
         broken.append(error)
         if main is not None:
             main.cancel()
 
-    def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback failed, so an attempt may be forgotten: end loudly rather than hold its place for ever."""
-        loop.default_exception_handler(context)
-        if "handle" in context and isinstance(context.get("exception"), Exception):
-            give_up(context["exception"])
-
-    loop.set_exception_handler(unexpected)
+    _give_up_after_failed_callbacks(loop, give_up)
     store = OutputStore(
         work,
         count_max=config.keep_attempts_max,
@@ -163,6 +159,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     renewals = _LeaseRenewals(launcher)
 
     def registered(registration: RegisterResponse) -> None:
+        service.is_registered = True
         channel.begin(registration.id, registration.incarnation)
         for executor in executors.values():
             executor.result_bytes_max = registration.result_bytes_max
@@ -192,12 +189,13 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         home=work.home(),
         probe=MachineProbe(work, executors.values()),
     )
-    handled = _handle_signals(loop, agent, leader)
+    handled = _handle_signals(loop, agent, leader, service)
     watching: asyncio.Task[None] | None = None
     try:
         await leader.start()
         watching = loop.create_task(leader.certificates.watch())
         launcher.start()
+        service.begin()
         return await agent.run()
     except RefusedError as error:
         _log.error("the coordinator refuses this agent: %s", error)
@@ -221,6 +219,17 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         if uploads is not None:
             await uploads.close(0.0 if agent.is_stopping_now else config.goodbye_timeout_s)
         store.close()
+        service.close()
+
+
+def _give_up_after_failed_callbacks(loop: asyncio.AbstractEventLoop, give_up: Callable[[Exception], None]) -> None:
+    def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback failed, so an attempt may be forgotten: end loudly rather than hold its place for ever."""
+        loop.default_exception_handler(context)
+        if "handle" in context and isinstance(context.get("exception"), Exception):
+            give_up(context["exception"])
+
+    loop.set_exception_handler(unexpected)
 
 
 def program_limits(config: AgentConfig, files_limit: int) -> ProgramLimits:
@@ -233,6 +242,16 @@ def program_limits(config: AgentConfig, files_limit: int) -> ProgramLimits:
         niceness=config.task_niceness,
         new_privileges=config.task_new_privileges or needs_new_privileges(config),
     )
+
+
+class _Service(ServiceManager):
+    """An agent as a service: it is ready when the cluster knows it."""
+
+    is_registered = False
+
+    def begin(self) -> None:
+        """Say from now on how the agent is."""
+        self.start(lambda: self.is_registered)
 
 
 class _LeaseRenewals:
@@ -248,11 +267,14 @@ class _LeaseRenewals:
             self._launcher.lease(until_ns)
 
 
-def _handle_signals(loop: asyncio.AbstractEventLoop, agent: AgentLoop, leader: LeaderClient) -> list[int]:
+def _handle_signals(
+    loop: asyncio.AbstractEventLoop, agent: AgentLoop, leader: LeaderClient, service: _Service
+) -> list[int]:
     asked = False
 
     def stop() -> None:
         nonlocal asked
+        service.stopping()
         if asked:
             agent.stop_now()
         else:

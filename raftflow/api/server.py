@@ -48,6 +48,7 @@ from raftflow.recovery.bundle_files import digests_of
 from raftflow.recovery.service import SnapshotService
 from raftflow.replication.elections.priority import ask_for_priority
 from raftflow.replication.real_files import RealFileSystem
+from raftflow.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     import ssl
@@ -234,9 +235,15 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
     SIGHUP has it read its certificates, its secret and its token again.
     """
     loop = asyncio.get_running_loop()
+    service = ServiceManager()
     stop = asyncio.Event()
+
+    def asked_to_stop() -> None:
+        service.stopping()
+        stop.set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, asked_to_stop)
     certificates = CertificateReloader()
     loop.add_signal_handler(signal.SIGHUP, certificates.reload)
     fs = RealFileSystem()
@@ -265,10 +272,13 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
     saver = SnapshotService(config, replica.snapshots, partial(digests_of, replica.machine), SystemClock().now_ms)
     saver.start()
     watching = loop.create_task(certificates.watch(CERTIFICATE_LOOK_S))
+    service.start(lambda: replica.status().ready)
     code = await _run_until_stopped(replica, stop)
+    service.stopping()
     watching.cancel()
     await saver.stop()
     await _shut_down(replica, server, config)
+    service.close()
     fs.close()
     return code
 

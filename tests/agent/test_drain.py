@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,30 @@ async def test_an_agent_whose_name_is_in_use_waits_for_it_and_then_says_what_to_
     monkeypatch.setattr("raftflow.agent.loop.NAME_WAIT_MAX_S", 0.1)
     leader.name_in_use = 1_000
     assert await asyncio.wait_for(start_agent(work_dir=str(tmp_path / "second")), 10) == EXIT_REFUSED
+
+
+async def test_an_agent_tells_the_service_manager_and_hides_it_from_its_tasks(
+    leader: Any, agent_process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "notify"))
+    listener.settimeout(0)
+
+    async def heard(line: str) -> None:
+        async with asyncio.timeout(60):
+            while line not in (await asyncio.get_running_loop().sock_recv(listener, 4096)).decode().split("\n"):
+                pass
+
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    with listener:
+        agent = agent_process(pass_env=["NOTIFY_SOCKET"])
+        await heard("READY=1")
+        await heard("WATCHDOG=1")
+        seen = tmp_path / "seen"
+        (fence,) = await leader.assign({"command": ["sh", "-c", f"env >{seen}"]})
+        assert (await leader.end_of(fence)).outcome == "succeeded"
+        assert "NOTIFY_SOCKET" not in seen.read_text()
+        agent.signal(signal.SIGTERM)
+        await heard("STOPPING=1")
+        assert await agent.wait() == EXIT_DONE

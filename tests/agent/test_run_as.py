@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import pwd
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +78,32 @@ def look(token_file, agent):
 if __name__ == "__main__":
     Path(os.environ["RAFTFLOW_RESULT"]).write_text(json.dumps(look(sys.argv[1], int(sys.argv[2]))))
 """
+
+
+def as_in_the_unit() -> list[str]:
+    """Return a command before another one that leaves root the rights that the unit for systemd leaves it."""
+    program = shutil.which("setpriv")
+    if program is None:
+        pytest.skip("NOT CHECKED: setpriv is missing; install util-linux")
+    unit = Path(__file__).parents[2] / "cluster-configs" / "systemd" / "raftflow-agent.service"
+    (rights,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit.read_text(), re.MULTILINE)
+    kept = ",".join(f"+{right.removeprefix('CAP_').lower()}" for right in rights.split())
+    return [program, f"--bounding-set=-all,{kept}", "--no-new-privs"]
+
+
+async def test_an_agent_with_the_rights_of_its_unit_runs_tasks_and_ends_them(
+    leader: Any, agent_process: Any, work: Path, fifo: Path
+) -> None:
+    agent = agent_process(
+        prefix=[*reachable(), *as_in_the_unit()], run_as=USER, work_dir=str(work / "agent"), drain_timeout_s=0.2
+    )
+    end = await leader.run(command=["id", "-un"])
+    assert end.outcome == "succeeded", end.error
+    (fence,) = await leader.assign({"command": ["sh", "-c", f"echo >{fifo}; sleep 600"], "grace_ms": 200})
+    await asyncio.to_thread(fifo.read_text)
+    agent.signal(signal.SIGTERM)
+    assert (await leader.end_of(fence)).outcome == "abandoned"
+    assert await agent.wait() == 0
 
 
 @pytest.mark.parametrize("kind", ["command", "python"])

@@ -222,7 +222,7 @@ def test_the_commands_of_the_operators_table_work(tmp_path: Path) -> None:
     table = section("Commands")
     commands = re.findall(r"`(raftflow [^`]+)`(?:, `([a-z]+ [a-z -]+)`)? \|", table)
     flat = [word for first, second in commands for word in (first, f"raftflow {second}" if second else "") if word]
-    assert len(flat) == 23, flat
+    assert len(flat) == 24, flat
     run("raftflow cluster up --nodes 3 --agents 2 --token --data-dir my-cluster", tmp_path)
     try:
         shell = ". my-cluster/client.env\n"
@@ -234,7 +234,7 @@ def test_the_commands_of_the_operators_table_work(tmp_path: Path) -> None:
             line = line.replace("simulate faults", "simulate faults --seeds 0:1")
             line = line.replace("--config FILE", "--config my-cluster/n1.toml").replace("SNAPSHOT", "copy.snapshot")
             line = line.replace("save FILE", "save copy.snapshot").replace("export FILE", "export copy.audit")
-            line = line.replace("FILE", "hello.toml")
+            line = line.replace("FILE", "hello.toml").replace("raftflow events", "raftflow events --no-follow")
             # An agent that is there is not forgotten (tests/machine/test_agent_names.py). A replica that runs is
             # neither recovered nor restored (tests/recovery).
             refused = {"agent forget": 4, "raftflow recover": 1, "coordinator restore": 1}

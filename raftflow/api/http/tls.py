@@ -22,13 +22,16 @@ def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         return None
     try:
         context = _checked_context(tls.api_cert, tls.api_key)
-        if tls.api_client_ca is not None:
-            _ask_for_certificates(context, tls.api_client_ca)
     except (OSError, ssl.SSLError) as error:
         why = tls_reason(error) if isinstance(error, ssl.SSLError) else error
-        files = f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key}"
-        files += f" and tls.api_client_ca {tls.api_client_ca}" if tls.api_client_ca is not None else ""
-        raise ConfigError(f"{files} cannot be used: {why}") from error
+        raise ConfigError(
+            f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key} cannot be used: {why}"
+        ) from error
+    if tls.api_client_ca is not None:
+        try:
+            _ask_for_certificates(context, tls.api_client_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"tls.api_client_ca {tls.api_client_ca} cannot be used: {error}") from error
     return context
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import EntryResult
 
     _Pending = tuple[int, int, bytes, Sequence[bytes], Sequence[Event]]
-    """An entry that nobody asked about: index, bytes, the entry, audit records, news. A plain tuple costs least."""
+    """An entry that nobody asked about: index, bytes, the entry, audit records, news."""
 
 BYTES_MAX: Final = 32 * 1024 * 1024
 ENTRIES_MAX: Final = 50_000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from raftflow.api.routes.events import events as routes
 from raftflow.client import AsyncClient, Refused
 from raftflow.domain.contract.views import ClusterEvent, EventPage
 from tests.api.test_tokens import SHARED, bearer, make
@@ -209,3 +212,41 @@ async def test_every_replica_tells_the_same_and_a_reader_goes_on_after_the_leade
     await one.until(lambda: one.replica.machine.applied_index == other.replica.machine.applied_index)
     told = [(await page(served, "from=0&limit=1000")).events for served in (one, other)]
     assert told[0] == told[1] != []
+
+
+async def test_a_reader_that_takes_nothing_is_closed_and_goes_on_behind_its_last_id(
+    one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "WRITE_TIMEOUT_S", 0.5)
+    readers, loop = one.replica.events.readers, asyncio.get_running_loop()
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(0)
+        await loop.sock_connect(slow, ("127.0.0.1", one.server.port))
+        head = "GET /v1/events?from=0 HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+        await loop.sock_sendall(slow, head.encode())
+        await one.until(lambda: readers.total() == 1, 60.0)
+        many = [{**TASK, "id": f"t{number}"} for number in range(2_000)]
+        for _ in range(100):  # what the kernel keeps for the connection is full after about twenty
+            await one.post(f"/v1/workflows/{await one.submit(*many)}/cancel")
+            if not readers.total():
+                break
+        assert not readers.total(), "it holds what it does not read"
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := await loop.sock_recv(slow, 1 << 20):
+                received += piece
+    # What has come is whole up to some message; the rest is there behind its id.
+    *_, last = re.findall(rb"id: ([0-9]+\.[0-9]+)\nevent: [a-z.]+\ndata: .*\n\n", received)
+    everything = [event.id for event in await every_event(one, "0")]
+    assert [event.id for event in await every_event(one, last.decode())] == everything[
+        everything.index(last.decode()) + 1 :
+    ]
+
+
+async def every_event(served: Any, after: str) -> list[ClusterEvent]:
+    events: list[ClusterEvent] = []
+    while (piece := await page(served, f"from={after}&limit=1000")).events:
+        events += piece.events
+        after = piece.next
+    return events

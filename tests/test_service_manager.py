@@ -67,7 +67,7 @@ def listen(tmp_path: Path) -> Iterator[Callable[..., Listener]]:
         each.socket.close()
 
 
-@pytest.mark.parametrize("address", ["", f"@raftflow-test-{os.getpid()}"])
+@pytest.mark.parametrize("address", ["", f"@raftflow-test-{os.getpid()}"], ids=["a file", "abstract"])
 async def test_a_process_is_ready_once_and_the_watchdog_hears_from_it(
     listen: Callable[..., Listener], address: str
 ) -> None:

@@ -80,10 +80,14 @@ def test_sigkill_of_all_coordinators_loses_nothing_acknowledged(make_cluster: Ca
             load.wait()
             with cluster.client(timeout_s=10.0) as client:
                 # Reports that were acknowledged: a linearizable read has shown their effect.
-                for workflow_id in list(load.acknowledged):
-                    for task in client.tasks(workflow_id):
-                        if task.state == "succeeded":
-                            reported.add((workflow_id, task.id))
+                deadline = time.monotonic() + 60.0
+                while True:
+                    for workflow_id in list(load.acknowledged):
+                        for task in client.tasks(workflow_id):
+                            if task.state == "succeeded":
+                                reported.add((workflow_id, task.id))
+                    if reported or time.monotonic() >= deadline:
+                        break
             for name in cluster.replica_names:
                 assert cluster.signal(name, signal.SIGKILL)
             for name in cluster.replica_names:

@@ -40,7 +40,7 @@ async def test_a_stopped_launcher_lets_no_task_outlive_the_lease(
         os.kill(launcher, signal.SIGSTOP)
         await asyncio.wait((ended,), timeout=0.002)
     await ended
-    assert time.monotonic() - cut_at_s < 4.0  # a lease, with room for a machine that does other things too
+    assert time.monotonic() - cut_at_s < 2.1
     leader.no_leader = False
     # It ended with the lease. The launcher is replaced much later, if it never answers.
     end = await leader.end_of(fence)

@@ -13,7 +13,7 @@ from raftflow.agent.exchange.leader_watch import LeaderWatch, NotHeldError
 from raftflow.domain.contract.views import LeaderNotice
 
 TRUE = ["/bin/true"]
-SOON_S = 4.0
+SOON_S = 1.5
 """Far less than a held poll is given (6 s)."""
 
 

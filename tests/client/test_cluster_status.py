@@ -10,7 +10,7 @@ import pytest
 
 from raftflow.client import AsyncClient, Refused, Unreachable
 
-SECOND_S = 3.0
+SECOND_S = 1.0
 
 
 def status(name: str, *, leader: str = "n2", members: tuple[str, ...] = ("n2", "n3", "n4"), gone: str = "") -> Any:

@@ -53,7 +53,7 @@ def test_a_joining_agent_gets_work_that_waits_at_another(
     took_s = seconds(record) - seconds(joined)
     recalls = [record for record in records if record.command == "attempts.recall"]
     print(f"\nthe first task started {took_s:.2f} s after the agent joined, {len(recalls)} recalls")  # noqa: T201 - for -s
-    assert took_s <= 5.0, "the queue of the other one lasts for three times as long"
+    assert took_s <= 1.0
     assert recalls
     assert all(record.subject in {"a1", "a2"} for record in recalls)
     given = [move.task_id for _, move in moves(cluster, "released")]

@@ -159,7 +159,7 @@ async def test_a_newer_poll_answers_the_held_one_at_once(bench: Any) -> None:
     older = asyncio.ensure_future(one.work(incarnation, 1))
     await held(one)
     newer = asyncio.ensure_future(one.work(incarnation, 2))
-    assert (await asyncio.wait_for(older, 0.9)).assign == []
+    assert (await asyncio.wait_for(older, 0.5)).assign == []
     await held(one)
     await one.submit("t")
     assert len((await newer).assign) == 1
@@ -170,7 +170,7 @@ async def test_polls_that_arrive_in_the_wrong_order(bench: Any) -> None:
     incarnation = await one.register()
     newer = asyncio.ensure_future(one.work(incarnation, 5))
     await held(one)
-    older = await asyncio.wait_for(one.work(incarnation, 4), 0.9)
+    older = await asyncio.wait_for(one.work(incarnation, 4), 0.5)
     assert older.assign == []
     assert not newer.done(), "the late one does not disturb the one that counts"
     await one.submit("t")
@@ -183,7 +183,7 @@ async def test_the_same_poll_twice_leaves_one_held(bench: Any) -> None:
     first = asyncio.ensure_future(one.work(incarnation, 1))
     await held(one)
     second = asyncio.ensure_future(one.work(incarnation, 1))
-    await asyncio.wait_for(first, 0.9)
+    await asyncio.wait_for(first, 0.5)
     await held(one)
     await one.submit("t")
     assert len((await second).assign) == 1
@@ -238,7 +238,7 @@ async def test_a_stop_is_told_at_once_and_then_repeated_calmly(bench: Any, monke
     polling = asyncio.ensure_future(one.work(incarnation, 2, seen=fence, running=[fence]))
     await held(one)
     await control(one, workflow, "cancel")
-    assert (await asyncio.wait_for(polling, 0.9)).stop == [fence]
+    assert (await asyncio.wait_for(polling, 0.5)).stop == [fence]
     loop = asyncio.get_running_loop()
     started = loop.time()
     assert (await one.work(incarnation, 3, seen=fence, running=[fence])).stop == [fence]
@@ -300,7 +300,7 @@ async def test_unknown_agents_and_old_incarnations_must_register(bench: Any) -> 
     polling = asyncio.ensure_future(one.poll(old, 2, seen=fence, running=[fence], wait_ms=1000))
     await held(one)
     new = await one.register(instance="2" * 8)
-    assert (await asyncio.wait_for(polling, 0.9)).code is RejectionCode.STALE_INCARNATION
+    assert (await asyncio.wait_for(polling, 0.5)).code is RejectionCode.STALE_INCARNATION
     index = one.machine.applied_index
     reply = await one.poll(old, 3, seen=fence, ends=[one.end(fence, workflow, "t")])
     assert reply.code is RejectionCode.STALE_INCARNATION
@@ -328,12 +328,12 @@ async def test_goodbye_and_leaving(bench: Any) -> None:
 
 
 async def test_draining_is_told_once(bench: Any) -> None:
-    one = await bench(poll_wait_ms=1_000)
+    one = await bench(poll_wait_ms=200)
     incarnation = await one.register()
     polling = asyncio.ensure_future(one.work(incarnation, 1))
     await held(one)
     await one.replica.propose(DrainAgent(at_ms=one.clock.ms, actor="client:x", name="a1"))
-    assert (await asyncio.wait_for(polling, 0.9)).draining
+    assert (await asyncio.wait_for(polling, 0.15)).draining
     second = asyncio.ensure_future(one.work(incarnation, 2))
     await held(one)
     assert (await second).draining
@@ -361,7 +361,7 @@ async def test_losing_leadership_sends_held_polls_away(bench: Any) -> None:
     await held(one)
     one.log.lose_leadership()
     with pytest.raises(NoLeaderError):
-        await asyncio.wait_for(polling, 0.9)
+        await asyncio.wait_for(polling, 0.5)
     with pytest.raises(NoLeaderError):
         await one.poll(incarnation, 2)
 
@@ -373,7 +373,7 @@ async def test_closing_answers_held_polls(bench: Any) -> None:
     await held(one)
     one.poll_service.close()
     nothing = PollResponse(lease_ms=5_000, feature_level=one.machine.state.feature_level)
-    assert await asyncio.wait_for(polling, 0.9) == nothing
+    assert await asyncio.wait_for(polling, 0.5) == nothing
 
 
 async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +460,7 @@ async def test_an_agent_that_is_removed_while_its_poll_is_held_must_register(ben
     await one.replica.propose(
         RemoveAgent(at_ms=one.clock.ms, actor="leader:n1", name="a1", incarnation=incarnation, reason="lost")
     )
-    refused = await asyncio.wait_for(polling, 0.9)
+    refused = await asyncio.wait_for(polling, 0.5)
     assert (refused.code, one.poll_service.held) == (RejectionCode.STALE_INCARNATION, 0)
 
 

@@ -243,3 +243,13 @@ async def test_new_authorities_count_without_a_restart(serve: Any, people: Peopl
     served.certificates.reload(changed_only=True)
     assert (await served.get("/v1/workflows", ssl=old)).status == 200
     assert (await served.get("/v1/workflows", ssl=people.context("submit1"))).status == 200
+
+
+async def test_a_certificate_that_could_not_be_revoked_is_nobodys(serve: Any, people: People) -> None:
+    served = await serve(tls=people.tls("n1"))
+    names = (("URI", "raftflow://admin/a"),)
+    identities = served.server._identities
+    assert identities.of_certificate({"subjectAltName": names, "serialNumber": "0A"}).serial == 10
+    assert identities.of_certificate({"subjectAltName": names, "serialNumber": "00"}) is None
+    assert identities.of_certificate({"subjectAltName": names * 2, "serialNumber": "0A"}) is None
+    assert identities.of_certificate({}) is None

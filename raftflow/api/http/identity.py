@@ -165,7 +165,9 @@ class Identities:
             owner = owner_of(certificate)
         except CertifiedNameError:
             return None
-        return None if owner is None else _certified(owner, serial_of(certificate))
+        serial = serial_of(certificate)
+        # One without a serial number could not be revoked.
+        return None if owner is None or not serial else _certified(owner, serial)
 
     def of_replica(self, forwarded: str) -> ClientIdentity | None:
         """Return who a replica of the cluster has said sends a request (`ClientIdentity.forwarded`).

@@ -31,7 +31,7 @@ from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.hosts import Hosts
 from raftflow.api.http.identity import Identities
 from raftflow.api.http.parse_errors import LINE_BYTES_MAX
-from raftflow.api.http.tls import forward_context, reload_forward, revoked_certificates, tls_context
+from raftflow.api.http.tls import forward_context, revoked_certificates, tls_context
 from raftflow.certificates import CertificateReloader
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.clock import SystemClock
@@ -51,7 +51,6 @@ from raftflow.replication.real_files import RealFileSystem
 from raftflow.service_manager import ServiceManager
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from raftflow.coordinator.config.replica_config import CoordinatorConfig
@@ -143,15 +142,12 @@ class HttpServer:
         self.fast_path = FastPath(replica, shedder, access, figures)
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
-        forwarded = forward_context(config)
+        self.forwarder = forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
         if certificates is not None:
-            self._look_after(certificates, forwarded)
+            self._look_after(certificates)
             if revoked is not None and revoked.paths:
                 certificates.add(revoked.paths, revoked.load)
-        forwarder = Forwarder(replica.news, proof, forwarded, shares.forward)
-        replica.bundles.peers = ApiBundlePeers(
-            forwarder.ensure_session, proof, self._identities.first_token, config.name
-        )
+        replica.bundles.peers = ApiBundlePeers(forwarder.request, proof, self._identities.first_token, config.name)
         self._token_timer: asyncio.TimerHandle | None = None
         self._host_facts = HostFacts(replica, figures.syncs)
         api = Api(replica, forwarder, self.admission, access, proof, self._host_facts)
@@ -170,20 +166,23 @@ class HttpServer:
             **self._connection_options,
         )
 
-    def _look_after(self, certificates: CertificateReloader, forwarded: ssl.SSLContext | None) -> None:
+    def _look_after(self, certificates: CertificateReloader) -> None:
         """Have the certificates of the API, and the token of the configuration, read again when they change."""
         config, tls = self._config, self._config.tls
 
         def load() -> None:
             self.listener.tls = tls_context(config)
 
+        def load_forward() -> None:
+            self.forwarder.tls = forward_context(config)
+
         if tls.api_cert is not None and tls.api_key is not None:
             authorities = () if tls.api_client_ca is None else (tls.api_client_ca,)
             certificates.add((tls.api_cert, tls.api_key, *authorities), load)
         if (file := config.private_file("replica.token_file")) is not None:
             certificates.add((file,), lambda: self._identities.use_tokens(tokens_in(file)))
-        if forwarded is not None and tls.api_ca is not None:
-            certificates.add((tls.api_ca,), partial(reload_forward, forwarded, config))
+        if tls.api_ca is not None:
+            certificates.add((tls.api_ca,), load_forward)
 
     @property
     def port(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from raftflow.authority.folder import AuthorityFolder
@@ -253,3 +254,19 @@ async def test_a_certificate_that_could_not_be_revoked_is_nobodys(serve: Any, pe
     assert identities.of_certificate({"subjectAltName": names, "serialNumber": "00"}) is None
     assert identities.of_certificate({"subjectAltName": names * 2, "serialNumber": "0A"}) is None
     assert identities.of_certificate({}) is None
+
+
+async def test_a_replica_that_forwards_trusts_the_present_authorities_alone(trio: Any, people: People) -> None:
+    trusted = people.folder.path.parent / "trusted.pem"
+    ours = (people.folder.path / "ca.pem").read_bytes()
+    trusted.write_bytes(ours)
+    cluster = await trio(tls=lambda name: msgspec.structs.replace(people.tls(name), api_ca=trusted))
+    await cluster.leader()
+    follower, client = cluster.followers()[0], people.context("submit1")
+    assert (await follower.post("/v1/workflows", DOCUMENT, ssl=client)).status == 201
+    other = AuthorityFolder(people.folder.path.parent / "other")
+    other.create()
+    for authority, status in ((other.path / "ca.pem").read_bytes(), 503), (ours, 201):
+        trusted.write_bytes(authority)
+        follower.certificates.reload(changed_only=True)
+        assert (await follower.post("/v1/workflows", DOCUMENT, ssl=client)).status == status

@@ -26,6 +26,7 @@ from raftflow.domain.values.exact import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from raftflow.api.forwarding.proof import ForwardingProof
 
@@ -48,7 +49,7 @@ class ApiBundlePeers:
     """Implements `BundlePeers`.
 
     Args:
-        session: returns the session for requests to other replicas.
+        request: returns a request to another replica, as `aiohttp.ClientSession.request` does.
         proof: proves that this is a replica of the cluster.
         token: returns the cluster's; None if it has none.
         name: of this replica.
@@ -56,12 +57,12 @@ class ApiBundlePeers:
 
     def __init__(
         self,
-        session: Callable[[], aiohttp.ClientSession],
+        request: Callable[..., AbstractAsyncContextManager[aiohttp.ClientResponse]],
         proof: ForwardingProof,
         token: Callable[[], str | None],
         name: str,
     ) -> None:
-        self._session = session
+        self._request = request
         self._proof = proof
         self._token = token
         self._name = name
@@ -108,9 +109,7 @@ class ApiBundlePeers:
             headers["Authorization"] = f"Bearer {token}"
         where = URL(url.rstrip("/") + target, encoded=True)
         try:
-            async with self._session().request(
-                method, where, data=body, headers=headers, allow_redirects=False
-            ) as answer:
+            async with self._request(method, where, data=body, headers=headers, allow_redirects=False) as answer:
                 content = await answer.content.read(_TEXT_BYTES) if answer.status != 200 else await _read(answer)
         except (TimeoutError, aiohttp.ClientError) as error:
             raise BundlePeerError(f"{type(error).__name__} {error}".rstrip()) from error

@@ -8,7 +8,7 @@ the successor. The outcome of every other request is unknown.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp import web
@@ -32,6 +32,7 @@ from raftflow.domain.contract.views import (
 
 if TYPE_CHECKING:
     import ssl
+    from contextlib import AbstractAsyncContextManager
 
     from raftflow.coordinator.leader.leader_news import LeaderNews
     from raftflow.domain.contract.views import LeaderNotice
@@ -80,7 +81,8 @@ class Forwarder:
     ) -> None:
         self._news = news
         self._proof = proof
-        self._ssl = ssl_context
+        self.tls = ssl_context
+        """For the connections that begin from now on. Requests under way go on."""
         self._connections_max = connections_max
         self._session: aiohttp.ClientSession | None = None
 
@@ -90,12 +92,14 @@ class Forwarder:
             await self._session.close()
             self._session = None
 
-    def ensure_session(self) -> aiohttp.ClientSession:
-        """Return the session for requests to the other replicas."""
+    def request(self, method: str, url: URL, **options: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Return a request to another replica as `aiohttp.ClientSession.request` does, with present authorities."""
+        tls = True if self.tls is None else self.tls
+        return self._ensure_session().request(method, url, ssl=tls, **options)
+
+    def _ensure_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=self._connections_max, ssl=True if self._ssl is None else self._ssl
-            )
+            connector = aiohttp.TCPConnector(limit=self._connections_max)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, connect=None, sock_connect=CONNECT_S),
@@ -137,7 +141,7 @@ class Forwarder:
             async with scope:
                 stop_asking = self._news.ask(term, TIMEOUT_S + 1.0, on_leader)
                 try:
-                    async with self.ensure_session().request(
+                    async with self.request(
                         method, url, data=body or None, headers=headers, allow_redirects=False
                     ) as answer:
                         content = await _read_answer(answer)

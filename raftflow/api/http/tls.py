@@ -74,9 +74,3 @@ def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=config.tls.api_ca)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
-
-
-def reload_forward(context: ssl.SSLContext, config: CoordinatorConfig) -> None:
-    """Add the present authorities to the context of forwarded requests. Raises `ConfigError`."""
-    if forward_context(config) is not None:
-        context.load_verify_locations(cafile=config.tls.api_ca)

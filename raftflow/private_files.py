@@ -94,16 +94,72 @@ def split_secrets(data: bytes) -> list[bytes]:
     return [line.strip() for line in data.split(b"\n") if line.strip()]
 
 
-def write_private(path: Path, content: str) -> None:
+def open_private(path: str, flags: int) -> int:
+    """Open a file as the `opener` of `open`: one that is made is its owner's alone, whatever the umask says."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def write_private(path: Path, content: str | bytes) -> None:
     """Put a whole file that its owner alone may read in its place, or leave what was there. Raises `OSError`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(content)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folders(directory: Path) -> None:
+    """Make a folder and what is missing above it, all for their owner alone, whatever the umask says.
+
+    An empty folder that is there is closed to others. One that holds something stays as it is. Raises `OSError`.
+    """
+    try:
+        directory.mkdir(mode=0o700)
+    except FileNotFoundError:
+        make_folders(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+        found = directory.stat()
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid() and not any(directory.iterdir()):
+            directory.chmod(0o700)
+
+
+def close_to_others(directory: Path) -> list[str]:
+    """Take the rights of group and others from a folder and from all that is in it.
+
+    Left alone are links, what belongs to another user, and files with several names: who may write to the folder could
+    have given the file of another folder a name here. Returns what was changed, the folder first. Raises `OSError`.
+    """
+    changed = []
+    for path, _, names, fd in os.fwalk(directory):
+        if _close_to_others(fd):  # before what is in it: from now on nobody else can put anything there
+            changed.append(path)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode) or not found.st_mode & 0o077 or found.st_nlink != 1:
+                    continue
+                file = os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=fd)
+                try:
+                    if _close_to_others(file):
+                        changed.append(os.path.join(path, name))  # noqa: PTH118 - texts
+                finally:
+                    os.close(file)
+    return changed
+
+
+def _close_to_others(fd: int) -> bool:
+    found = os.fstat(fd)
+    is_name_of_another = stat.S_ISREG(found.st_mode) and found.st_nlink != 1
+    if not found.st_mode & 0o077 or found.st_uid != os.geteuid() or is_name_of_another:
+        return False
+    os.fchmod(fd, stat.S_IMODE(found.st_mode) & ~0o077)
+    return True
 
 
 def make_private_folder(directory: Path, holds: str) -> None:
@@ -112,8 +168,7 @@ def make_private_folder(directory: Path, holds: str) -> None:
     `holds` says what the folder holds. Raises `PrivateFileError` if others may enter it, `OSError`.
     """
     if not os.path.lexists(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700)
+        make_folders(directory)
         return
     if not directory.is_dir():
         raise PrivateFileError(f"{directory} is not a directory; choose another one with --dir")

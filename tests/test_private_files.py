@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ from raftflow.client import settings as client_settings
 from raftflow.client.http.session import load_certificates
 from raftflow.coordinator.config import loading as coordinator_config
 from raftflow.coordinator.config.values import ConfigError
-from raftflow.private_files import LOOK_EVERY_S, PrivateFileError, TokenInUse, read_token
+from raftflow.private_files import (
+    LOOK_EVERY_S,
+    PrivateFileError,
+    TokenInUse,
+    close_to_others,
+    make_folders,
+    read_token,
+)
 
 TOKEN = "t" * 20
 PEERS = "http://127.0.0.1:7001"
@@ -269,3 +276,58 @@ def test_a_token_without_a_file_stays() -> None:
     token = TokenInUse(TOKEN)
     assert not token.read_again()
     assert token.current() == TOKEN
+
+
+# --- what is made, and what was open
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): f"{path.lstat().st_mode & 0o777:04o}"
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_folders_are_private_with_all_that_is_missing_above_them(tmp_path: Path) -> None:
+    make_folders(tmp_path / "a" / "b" / "c")
+    assert modes(tmp_path) == {"a": "0700", "a/b": "0700", "a/b/c": "0700"}
+    (tmp_path / "a").chmod(0o755)
+    (tmp_path / "empty").mkdir(mode=0o777)
+    make_folders(tmp_path / "a")
+    make_folders(tmp_path / "empty")
+    assert modes(tmp_path) == {"a": "0755", "a/b": "0700", "a/b/c": "0700", "empty": "0700"}
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_folders(tmp_path / "file")
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_a_folder_is_closed_with_all_that_is_its_own(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    outside.touch(mode=0o644)
+    (inside / "deep").mkdir(parents=True)
+    (inside / "deep" / "file").touch(mode=0o640)
+    (inside / "private").touch(mode=0o600)
+    (inside / "link").symlink_to(outside)
+    (inside / "name").hardlink_to(outside)
+    os.mkfifo(inside / "fifo", 0o666)
+    assert close_to_others(inside) == [str(inside / path) for path in (".", "deep", "deep/file")]
+    left = {"inside/fifo": "0666", "inside/link": "0777", "inside/name": "0644", "outside": "0644"}
+    closed = {"inside": "0700", "inside/deep": "0700", "inside/deep/file": "0600", "inside/private": "0600"}
+    assert modes(tmp_path) == left | closed
+    assert close_to_others(inside) == []
+
+
+def test_what_belongs_to_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch(mode=0o644)
+    monkeypatch.setattr(private_files.os, "geteuid", lambda: 65_534)
+    assert close_to_others(tmp_path) == []
+    assert modes(tmp_path) == {"file": "0644"}

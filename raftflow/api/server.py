@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -44,6 +45,7 @@ from raftflow.coordinator.failures import (
     ReplicaRemovedError,
 )
 from raftflow.coordinator.replica import Replica
+from raftflow.private_files import close_to_others
 from raftflow.recovery.bundle_files import digests_of
 from raftflow.recovery.service import SnapshotService
 from raftflow.replication.elections.priority import ask_for_priority
@@ -252,6 +254,7 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
         replica = build_replica(config, fs, certificates=certificates)
         server = HttpServer(replica, shares, fs.sync_times, certificates)
         await replica.start()
+        await asyncio.to_thread(_close_data_dir, config)
         await server.start()
     except (ConfigError, ReplicaFailedError, ValueError) as error:
         _log.error("replica %s cannot start: %s", config.name, error)
@@ -280,6 +283,23 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
     service.close()
     fs.close()
     return code
+
+
+def _close_data_dir(config: CoordinatorConfig) -> None:
+    """Take the rights of others from the data directory, which an older version or an operator may have left open."""
+    try:
+        changed = close_to_others(config.data_dir)
+    except OSError as error:
+        _log.error("the rights of other users to %s cannot be taken away: %s", config.data_dir, error)
+        return
+    if changed:
+        _log.warning(
+            "other users had rights to %s, which holds all documents and results: taken away now, from %d files and "
+            "folders, %s first",
+            config.data_dir,
+            len(changed),
+            changed[0],
+        )
 
 
 async def _run_until_stopped(replica: Replica, stop: asyncio.Event) -> int:
@@ -347,6 +367,7 @@ def run(config: CoordinatorConfig) -> int:
         _log.error("replica %s cannot start: %s", config.name, error)
         return EXIT_REFUSED
     ask_for_priority()
+    os.umask(0o077)
     return _event_loop_runner()(run_replica(config, shares))
 
 

@@ -29,6 +29,7 @@ from raftflow.chaos.workload.clients import Workload, WorkloadSettings
 from raftflow.chaos.workload.instances import WorkflowInstance, read_instances
 from raftflow.client.errors import ClientError
 from raftflow.local.cluster_file import LocalClusterError
+from raftflow.private_files import make_folders
 
 _STOPS_S: Final = 60.0
 _FIRST_WRITES_S: Final = 30.0
@@ -62,7 +63,7 @@ def run_chaos(options: ChaosOptions, say: Callable[[str], None]) -> ChaosReport:
         directory = Path(tempfile.mkdtemp(prefix="raftflow-chaos-"))
     else:
         directory = options.directory.absolute()
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folders(directory)
     with _interruptible(), (directory / "watchdog.log").open("ab") as log:
         undo = UndoList(log)
         try:

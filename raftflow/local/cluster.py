@@ -36,7 +36,7 @@ from raftflow.local.cluster_file import (
 from raftflow.local.processes import ProcessRecord
 from raftflow.local.replica_files import free_ports, reason_of_end, replica_head, replica_toml
 from raftflow.local.restoring import id_for, restore_replicas
-from raftflow.private_files import PrivateFileError, read_token, write_private
+from raftflow.private_files import PrivateFileError, make_folders, read_token, write_private
 from raftflow.provision.files import CLIENT, client_settings
 
 NODES_MAX = 9
@@ -73,7 +73,7 @@ class LocalCluster:
                 f"{directory} already holds a cluster: start it again without other options, or remove the directory"
             )
         cluster_id = _new_id(options.restore)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(directory)
         (directory / "logs").mkdir(mode=0o700, exist_ok=True)
         ports = free_ports((4 if options.proxied else 2) * options.nodes)
         behind = ports[2 * options.nodes :] or [0] * (2 * options.nodes)
@@ -118,7 +118,7 @@ class LocalCluster:
             write_private(secret, secrets.token_hex(32) + "\n")
         cluster = cls(directory, content)
         for replica in replicas:
-            cluster.config_file(replica.name).write_text(replica_toml(content, replica, options), encoding="utf-8")
+            write_private(cluster.config_file(replica.name), replica_toml(content, replica, options))
         write_private(cluster.client_file, client_settings(cluster.urls, cluster.token))
         if options.restore is not None:
             cluster.missing_bundles = restore_replicas(
@@ -299,7 +299,7 @@ class LocalCluster:
             self._file.content.replicas.append(place)
             head = replica_head(self._file.content, place, join=True)
             settings = pattern[pattern.index("[timing]") :]
-            self.config_file(place.name).write_text(f"{head}\n{settings}", encoding="utf-8")
+            write_private(self.config_file(place.name), f"{head}\n{settings}")
         return place.name
 
     def join_replica(self, name: str, environment: Mapping[str, str] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 
 from raftflow.domain.values.exact import UNREADABLE
 from raftflow.local.processes import ProcessRecord
+from raftflow.private_files import open_private, write_private
 
 
 class LocalClusterError(Exception):
@@ -132,7 +132,7 @@ class ClusterFileStore:
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Hold the directory's lock, start from what the file says now, and write it afterwards."""
-        with (self._directory / "lock").open("w") as lock:
+        with open(self._directory / "lock", "w", opener=open_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.refresh()
             yield
@@ -141,8 +141,6 @@ class ClusterFileStore:
     def save(self) -> None:
         """Write the file as a whole."""
         file = self._directory / "cluster.json"
-        temporary = self._directory / f"cluster.json.{os.getpid()}"
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self.content), indent=2))
-        temporary.replace(file)
+        write_private(file, msgspec.json.format(msgspec.json.encode(self.content), indent=2))
         found = file.stat()
         self._read_from = (found.st_ino, found.st_mtime_ns)

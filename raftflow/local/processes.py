@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from raftflow.private_files import open_private
+
 _POLL_S = 0.01
 
 
@@ -45,17 +47,13 @@ def alive(record: ProcessRecord) -> bool:
     return fields is not None and fields[0] != "Z" and int(fields[19]) == record.started_ticks
 
 
-def _open_private(path: str, flags: int) -> int:
-    """Open a file that only its owner may read."""
-    return os.open(path, flags, 0o600)
-
-
 def start(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> ProcessRecord:
     """Start a program in a session of its own with its output appended to `log`.
 
     Raises `OSError` if the program cannot be started.
     """
-    with open(log, "ab", opener=_open_private) as output:
+    with open(log, "ab", opener=open_private) as output:
+        os.fchmod(output.fileno(), 0o600)  # an older version made it with the rights that the umask left
         process = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,

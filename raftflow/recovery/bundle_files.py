@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.coordinator.bundles.store import FOLDER, BundleStore
 from raftflow.domain.values.code_bundle import digest_of
+from raftflow.private_files import open_private
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
@@ -46,7 +47,7 @@ def save_beside(snapshot: Path, digests: Iterable[str], fetch: Callable[[str], b
             continue
         folder.mkdir(mode=0o700, exist_ok=True)
         new = folder / f"{digest}.new"
-        with new.open("wb") as file:
+        with open(new, "wb", opener=open_private) as file:
             file.write(fetch(digest))
             file.flush()
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from raftflow.domain.contract.cluster import SavedSnapshotFacts
+from raftflow.private_files import make_folders
 from raftflow.recovery.bundle_files import copy_beside, folder_beside, remove_beside
 from raftflow.recovery.cluster_snapshot import ClusterSnapshotWriter, SnapshotFileError, SnapshotLabel
 from raftflow.replication.errors import LogFailedError
@@ -99,7 +100,7 @@ class SnapshotService:
                 failed = True
 
     def _due_in_s(self, directory: Path) -> float:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(directory)
         newest = max((path.stat().st_mtime for path in self._saved(directory)), default=None)
         if newest is None:
             return 0.0

@@ -165,7 +165,8 @@ def config(tmp_path: Path) -> CoordinatorConfig:
         '[[cluster.members]]\nname = "n1"\npeer = "127.0.0.1:1"\nurl = "https://127.0.0.1:2"\n'
         f'[replica]\nname = "n1"\ndata_dir = "data"\ntoken_file = "token"\n[tls]\n{tls}\n'
     )
-    (tmp_path / "data" / "journal").mkdir(parents=True)
+    for folder in (tmp_path / "data", tmp_path / "data" / "journal"):
+        folder.mkdir(mode=0o700)
     return load_config(file, environ={})
 
 
@@ -198,9 +199,14 @@ def test_a_configuration_may_be_read_and_not_written(config: CoordinatorConfig) 
 
 
 def test_the_data_directory_and_its_files(config: CoordinatorConfig) -> None:
-    config.data_dir.chmod(0o755)
     (config.data_dir / "journal" / "1").touch(mode=0o600)
     assert exposed(config) == {}
+    config.data_dir.chmod(0o755)
+    assert exposed(config) == {"replica.data_dir": ("0755", "readable")}
+    config.data_dir.chmod(0o700)
+    (config.data_dir / "journal").chmod(0o720)
+    assert exposed(config) == {"replica.data_dir": ("0720", "writable")}
+    (config.data_dir / "journal").chmod(0o700)
     for number in range(EXPOSED_MAX + 5):
         (config.data_dir / "journal" / f"open{number}").touch()
         (config.data_dir / "journal" / f"open{number}").chmod(0o644)

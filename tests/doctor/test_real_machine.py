@@ -63,7 +63,7 @@ def test_a_secret_that_others_can_read(tmp_path: Path) -> None:
         '[[cluster.members]]\nname = "n1"\npeer = "127.0.0.1:1"\nurl = "http://127.0.0.1:2"\n'
         '[replica]\nname = "n1"\ndata_dir = "data"\n'
     )
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data").mkdir(mode=0o700)
     config = load_config(tmp_path / "n1.toml", environ={})
     assert bad(change("n2", files=file_modes(config))) == []
     secret.chmod(0o644)

@@ -182,8 +182,10 @@ def _open_checked(path: str) -> int:
         found = os.fstat(fd)
         _check_own(here, found, "so it cannot be the agent's")
         _check_folder(here, found, last=True)
-        if stat.S_IMODE(found.st_mode) & 0o700 != 0o700:
-            os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(found.st_mode) | 0o700)  # noqa: PTH101
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            if found.st_mode & 0o077:
+                _log.warning("others may enter the work directory %s: taken away now", here)
+            os.chmod(f"/proc/self/fd/{fd}", 0o700)  # noqa: PTH101
     except BaseException:
         os.close(fd)
         raise

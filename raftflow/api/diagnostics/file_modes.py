@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -20,17 +20,20 @@ _WRITABLE: Final = 0o022
 LOOKED_MAX: Final = 5_000
 """Files of the data directory that are looked at."""
 EXPOSED_MAX: Final = 20
-"""Files of the data directory that are named."""
+"""Of the data directory, and of the saved snapshots, that are named."""
 _DATA_DIR: Final = "replica.data_dir"
+_SNAPSHOT_DIR: Final = "snapshot.dir"
 
 
 def file_modes(config: CoordinatorConfig) -> list[FileMode]:
-    """Return the modes of the files that the configuration names, and of exposed files in the data directory."""
+    """Return the modes of the files that the configuration names, and of what is exposed of data and snapshots."""
     found = [_private(setting, path) for setting, path in config.private_files]
     if config.file is not None:
         found.append(_mode_of("configuration", config.file, forbidden=_WRITABLE))
-    found.append(_mode_of(_DATA_DIR, config.data_dir, forbidden=_WRITABLE))
-    found += list(_exposed_data(config.data_dir))[:EXPOSED_MAX]
+    found.append(_mode_of(_DATA_DIR, config.data_dir, forbidden=_READABLE | _WRITABLE))
+    found += itertools.islice(_exposed(_DATA_DIR, _below(config.data_dir)), EXPOSED_MAX)
+    if config.snapshot.directory is not None:
+        found += itertools.islice(_exposed(_SNAPSHOT_DIR, _saved(config.snapshot.directory)), EXPOSED_MAX)
     return found
 
 
@@ -46,12 +49,24 @@ def _private(setting: str, path: Path) -> FileMode:
     return found
 
 
-def _exposed_data(directory: Path) -> Iterator[FileMode]:
-    """Yield the files of the data directory that others may use."""
-    for file in files_below(directory):
-        found = _mode_of(_DATA_DIR, file, forbidden=_READABLE | _WRITABLE)
+def _exposed(setting: str, paths: Iterable[Path]) -> Iterator[FileMode]:
+    """Yield those of the files and folders that others may use."""
+    for path in paths:
+        found = _mode_of(setting, path, forbidden=_READABLE | _WRITABLE)
         if found.exposed:
             yield found
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    """Yield the folders and files in a directory, `LOOKED_MAX` at most. A folder comes before what is in it."""
+    found = (Path(place, name) for place, folders, names in os.walk(directory) for name in (*folders, *names))
+    return itertools.islice(found, LOOKED_MAX)
+
+
+def _saved(directory: Path) -> Iterator[Path]:
+    """Yield the snapshots of clusters in a folder, and the folders with code bundles beside them."""
+    found = (path for pattern in ("*.snapshot", "*.snapshot.bundles") for path in directory.glob(pattern))
+    return itertools.islice(found, LOOKED_MAX)
 
 
 def files_below(directory: Path) -> Iterator[Path]:

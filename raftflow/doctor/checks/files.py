@@ -52,7 +52,7 @@ def _exposed(name: str, file: FileMode) -> CheckResult:
             meaning="The replica read it at its start, and cannot read it any more: it will not start again.",
             advice="put the file back",
         )
-    secret = file.setting not in {"replica.data_dir", "configuration"}
+    secret = file.setting not in {"replica.data_dir", "snapshot.dir", "configuration"}
     meaning = "Other users of the machine may change it." if file.exposed == "writable" else "Others may read it."
     if secret:
         meaning += (

@@ -132,8 +132,9 @@ def make_folders(directory: Path) -> None:
 def close_to_others(directory: Path) -> list[str]:
     """Take the rights of group and others from a folder and from all that is in it.
 
-    Left alone are links, what belongs to another user, and files with several names: who may write to the folder could
-    have given the file of another folder a name here. Returns what was changed, the folder first. Raises `OSError`.
+    Left alone are links, what belongs to another user, and files with several names: who may write to the folder
+    could have given the file of another folder a name here. Returns what was changed, the folder first. Raises
+    `OSError`.
     """
     changed = []
     for path, _, names, fd in os.fwalk(directory):

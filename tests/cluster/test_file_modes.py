@@ -1,4 +1,4 @@
-"""Files that raftflow makes are their owner's alone, whatever the umask says; data that was open is closed at the start."""
+"""Files that raftflow makes are their owner's alone under any umask; data that was open is closed at the start."""
 
 from __future__ import annotations
 
